@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from modgap.core import record
+from modgap.reporting import figures
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if at_once := int(
@@ -34,6 +35,25 @@ gc.set_threshold(50_000, 20, 20)
 # Every run that is begun records both; git and the installed packages stay what they are.
 record.git_state = functools.cache(record.git_state)
 record.versions = functools.cache(record.versions)
+
+
+_RENDERED = figures._inline
+
+
+def _unrendered(chart: figures.Chart, prefix: str) -> str:
+    """Stands for a chart that was drawn: matplotlib's SVG of it is a fifth of a report's time."""
+    return f'<svg class="chart" role="img" id="{prefix}"></svg>'
+
+
+figures._inline = _unrendered
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Iterator[None]:
+    """The charts of pages as they are, for tests that look at them."""
+    figures._inline = _RENDERED
+    yield
+    figures._inline = _unrendered
 
 
 @pytest.fixture(autouse=True, scope="module")
