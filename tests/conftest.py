@@ -10,11 +10,14 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from modgap.core import record
+from modgap.models import load
+from modgap.models.weights import Weights
 from modgap.reporting import figures
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -36,6 +39,17 @@ gc.set_threshold(50_000, 20, 20)
 record.git_state = functools.cache(record.git_state)
 record.versions = functools.cache(record.versions)
 
+
+# The bundled model is checked each time it is loaded, too, and no test changes it.
+_check_weights, _BUNDLED = load.check_weights, load.tiny_folder()
+_check_once = functools.cache(load.check_weights)
+
+
+def _checked(folder: Path, as_is: bool = False) -> Weights:
+    return (_check_once if folder == _BUNDLED else _check_weights)(folder, as_is)
+
+
+load.check_weights = _checked
 
 _RENDERED = figures._inline
 
