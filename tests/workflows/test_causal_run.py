@@ -56,7 +56,7 @@ def test_the_testbed_model_answers_all_of_it_for_two_and_a_half_times_the_tokens
     problems: list[Problem], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    options = EvalOptions(controls="causal", samples=4, device="cpu")
+    options = EvalOptions(controls="causal", samples=4, max_tokens=80, device="cpu")
     summary = evaluate_model(problems[:10], "tiny", out, options)
     causal = summary.causal
     assert causal is not None and causal.tokens is not None and 1 < causal.tokens <= 2.5
