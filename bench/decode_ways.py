@@ -11,7 +11,8 @@ is the share of tokens that are those of `now`.
 now        what the engine does
 compiled   torch.compile of what a layer does before, between and after the products with its cache
 pick       a token is looked for in blocks of the vocabulary, then in one block
-both       these two
+flash      torch's FlashAttention on the same caches: over the prompts, over what was sampled, and
+           the two merged by their log-sums; on a CPU a loop stands in for the kernel
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from torch import Tensor
 from update_ways import compiled, profiled
 
 from modgap.models import decode, static
+from modgap.models.layers import head_norms, normed, rotated
 from modgap.training.update import computing
 
 PARTS = ("_before_attention", "_weights", "_after_attention")
-WAYS = ("now", "compiled", "pick", "both")
+WAYS = ("now", "compiled", "pick", "flash")
 _BLOCK = 512
 
 
@@ -54,16 +56,94 @@ def pick_in_blocks(logps_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return (block * _BLOCK + place)[:, 0].clamp(max=words - 1)
 
 
+def flash_step(policy: Any, tokens_PG: Tensor, cache: Any, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `decode.decode_step`."""
+    decoder = policy.decoder
+    P, G = tokens_PG.shape
+    rows, device = P * G, tokens_PG.device
+    (_, K, S, D), room = cache.prefix[0][0].shape, cache.added[0][0].shape[3]
+
+    def counted(*values: int) -> Tensor:
+        return torch.arange(*values, dtype=torch.int32, device=device)
+
+    # Where each sequence begins among the tokens of the first key head, and how long it is.
+    of_prefix = (counted(0, rows + 1, G), K * S * counted(P + 1),
+                 (cache.bias[:, 0, 0, 0, :S] == 0).sum(-1, dtype=torch.int32))  # fmt: skip
+    starts = (K * G * room * counted(P)[:, None] + room * counted(G)).flatten()
+    of_added = (counted(rows + 1), torch.cat((starts, starts[-1:] + room)),
+                (cache.place + 1).to(torch.int32).expand(rows).contiguous())  # fmt: skip
+    cos, sin = cos[:, None, None], sin[:, None, None]
+    x = decoder.embed_tokens(tokens_PG.reshape(-1))
+    for number, layer in enumerate(decoder.layers):
+        attention = layer.self_attn
+        h = normed(layer.input_layernorm, x)
+        q, k = (p(h).view(P, G, -1, D) for p in (attention.q_proj, attention.k_proj))
+        qk = torch.cat(head_norms(attention, q, k), dim=2)
+        v = attention.v_proj(h).view(P, G, K, D)
+        qk = rotated(qk, cos, sin).to(v.dtype)
+        heads = qk.shape[2] - K
+        cache.write(number, qk[:, :, heads:].transpose(1, 2), v.transpose(1, 2))
+        q = qk[:, :, :heads].flatten(0, 1)
+        scale = attention.scaling
+        first, of_first = attended(q, cache.prefix[number], of_prefix, (G, S), scale)
+        second, of_second = attended(q, cache.added[number], of_added, (1, room), scale)
+        share = (of_second - of_first).sigmoid().t()[..., None].to(first.dtype)
+        x = x + attention.o_proj(torch.lerp(first, second, share).flatten(1))
+        x = x + layer.mlp(normed(layer.post_attention_layernorm, x))
+    return policy.head(decoder.norm(x))
+
+
+def attended(
+    q: Tensor, cached: Any, places: Any, most: tuple[int, int], scale: float
+) -> tuple[Tensor, Tensor]:
+    """What queries `[N, H, D]` read, and the log-sums `[H, N]` of their scores.
+
+    Keys lie head by head within a prompt, so a token of the next sequence may be a head's width
+    away: sequences are found by where they begin, not by where the one before ends.
+    """
+    keys, values = (
+        x.as_strided((x.numel() // D - (K - 1) * n, K, D), (D, n * D, 1))
+        for x in cached
+        for K, n, D in [(x.shape[1], x[0, 0].numel() // x.shape[-1], x.shape[-1])]
+    )
+    queries_from, keys_from, lengths = places
+    if q.device.type == "cpu":
+        return _looped(q, keys, values, places, scale)
+    out, sums, *_ = torch.ops.aten._flash_attention_forward(
+        q, keys, values, queries_from, keys_from, *most, 0.0, False, False, scale=scale,
+        seqused_k=lengths,
+    )  # fmt: skip
+    return out, sums
+
+
+def _looped(
+    q: Tensor, keys: Tensor, values: Tensor, places: Any, scale: float
+) -> tuple[Tensor, Tensor]:
+    queries_from, keys_from, lengths = (x.tolist() for x in places)
+    out, sums = torch.zeros_like(q), q.new_full((q.shape[1], q.shape[0]), torch.inf)
+    for i, length in enumerate(lengths):
+        if not length:
+            continue
+        rows = slice(queries_from[i], queries_from[i + 1])
+        k, v = (x[keys_from[i] : keys_from[i] + length] for x in (keys, values))
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        scores = scale * torch.einsum("nhd,mhd->hnm", q[rows], k)
+        sums[:, rows] = scores.logsumexp(-1)
+        out[rows] = torch.einsum("hnm,mhd->nhd", scores.softmax(-1), v)
+    return out, sums
+
+
 @contextlib.contextmanager
 def way(name: str) -> Iterator[None]:
     """Inside, tokens are sampled in this way."""
     with contextlib.ExitStack() as stack:
-        if name in ("compiled", "both"):
+        if name == "compiled":
             for part in PARTS:
                 stack.enter_context(swapped(decode, part, compiled(getattr(decode, part))))
-        if name in ("pick", "both"):
+        if name == "pick":
             stack.enter_context(swapped(static, "pick", pick_in_blocks))
-            stack.enter_context(swapped(decode, "pick", pick_in_blocks))
+        if name == "flash":
+            stack.enter_context(swapped(static, "decode_step", flash_step))
         yield
 
 
@@ -104,7 +184,7 @@ def main() -> None:
 
     def run() -> list[Tensor]:
         with computing(of):
-            found = of.generate(prompts, seeds, 0.8, given.tokens)
+            found = of.generate(prompts, seeds, 0.8, given.tokens, graphs=True)
         return [sample.token_ids for group in found for sample in group]
 
     for name in given.ways:

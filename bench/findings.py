@@ -195,7 +195,26 @@ def keep(job: Job, study: Study) -> int:
                 new += 1
     if new:
         write_known(job)
+        write_own_words(job, study)
     return new
+
+
+def write_own_words(job: Job, study: Study) -> None:
+    """How prefilled words compare with own ones in each run with causal controls, which cells do
+    not hold: OUT/own_words.json, recipe -> seed -> the summary's `own_words`.
+    """
+    file = "own_words.json"
+    found: dict[str, dict[str, object]] = {}
+    for known in (job.cells / file, job.out / file):
+        if known.exists():
+            found |= json.loads(known.read_text())
+    for run in job.folder(study).glob("seed*/*/eval/summary.json"):
+        causal = json.loads(run.read_text()).get("causal") or {}
+        if own := causal.get("own_words"):
+            seed, recipe = run.parts[-4].removeprefix("seed"), run.parts[-3]
+            found.setdefault(recipe, {})[seed] = own
+    if found:
+        write_text(job.out / file, json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 def _write(sweep: Sweep, file: Path) -> None:
@@ -389,6 +408,9 @@ def _ready(job: Job, study: Study) -> bool:
     if study.benchmark == SECOND and not (job.second / "config.json").exists():
         print(f"{job.second} is no model: run `pretrain` first, or give --second.", flush=True)
         return False
+    if study.benchmark == SECOND and not job.small and (faults := unfit(job.second)):
+        print(f"{job.second} is not what the plan demands: {'; '.join(faults)}", flush=True)
+        return False
     folder = job.work / f"data-{study.benchmark}"
     if job.small and not (folder / "train.json").exists():
         from modgap.datasets.synthetic import write_dataset
@@ -410,6 +432,24 @@ def print_left(sweeps: Sequence[Sweep], part: str, studies: Sequence[Study]) -> 
             + (f", first {lacking[0][0]} seed {lacking[0][1]}" if lacking else ""),
             flush=True,
         )
+
+
+def unfit(model: Path) -> list[str]:
+    """What the plan demands of the second testbed's model card and is not so; greedy answers."""
+    views = json.loads((model / "figures.json").read_text())["views"]
+    text, image = (views[view]["greedy"] for view in ("full-text", "image-only"))
+    demands = {
+        f"full-text {text:.1%} is not 50 to 90%": 0.5 <= text <= 0.9,
+        f"image-only {image:.1%} is not 20 to 70%": 0.2 <= image <= 0.7,
+        f"a gap of {100 * (text - image):.1f} points is below 10": text - image >= 0.1,
+        f"question-only {views['question-only']['greedy']:.1%} is above 5%":
+            views["question-only"]["greedy"] <= 0.05,
+    }  # fmt: skip
+    for view in ("full-text", "image-only"):
+        demands[f"{view}: {views[view]['mixed']:.1%} mixed groups are below 25%"] = (
+            views[view]["mixed"] >= 0.25
+        )
+    return [words for words, met in demands.items() if not met]
 
 
 def pretrain(job: Job, seed: int) -> None:
@@ -440,6 +480,7 @@ def pretrain(job: Job, seed: int) -> None:
             packed[number * half : (number + 1) * half]
         )
     print((model / "README.md").read_text(), flush=True)
+    print("by the plan:", "; ".join(unfit(model)) or "fit for use", flush=True)
 
 
 def _jobs(small: bool) -> int:

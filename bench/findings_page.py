@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def write_page(cells: Path, out: Path) -> None:
         else:
             ran = (cells / f"part{name}.json").exists()
             parts.append(_question(name, results[name], made[name, FIRST] if ran else None, out))
+            if not ran and (cells / "withdrawn" / f"part{name}.json").exists():
+                parts.append("A first run of it is withdrawn ([why](plan.md#changes)).\n")
+            if name == "1" and ran:
+                parts.append(_own_words(cells / "own_words.json"))
         details.append(_details(name, cells))
     parts.append("## All numbers\n")
     parts += [detail for detail in details if detail]
@@ -160,6 +165,24 @@ def _causal_table(book: Book) -> t.Table:
         "The gap in parts: points (95% interval over problems, share of the gap), seeds pooled"
     )
     return t.Table(caption, ("recipe", "gap", *names), tuple(rows))
+
+
+def _own_words(file: Path) -> str:
+    """Whether prefilled words act as own ones, of the base model and of each recipe."""
+    if not file.exists():
+        return ""
+    rows: list[tuple[str, ...]] = []
+    for recipe, of_seed in json.loads(file.read_text()).items():
+        # The base model is the same in each seed's folder.
+        runs = list(of_seed.values())[: 1 if recipe == "base" else None]
+        points = np.array([run["points"] for run in runs])
+        each = [interval(run["ci_low"], run["ci_high"]) for run in runs]
+        spread = each[0] if len(runs) == 1 else f"{points.min():.1f} to {points.max():.1f} (seeds)"
+        rows.append((recipe, signed(float(points.mean())), spread))
+    caption = (
+        "Right answers after own right transcriptions minus those with the same words prefilled"
+    )
+    return t.Table(caption, ("recipe", "points", "95% interval"), tuple(rows)).markdown() + "\n"
 
 
 def _p(value: float) -> str:

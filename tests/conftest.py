@@ -5,13 +5,20 @@ It comes before torch: threads that spin while they wait slow a busy machine dow
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from modgap.core import manifest
+from modgap.models import load
+from modgap.models.weights import Weights
+from modgap.reporting import figures
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if at_once := int(
@@ -23,6 +30,52 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A deadline measures the machine, not the code: a busy one fails what is right.
 settings.register_profile("modgap", deadline=None)
 settings.load_profile("modgap")
+
+
+# What is imported is not garbage: collections that look for it took 2 s of each worker.
+gc.set_threshold(50_000, 20, 20)
+
+# Every run that is begun records both; git and the installed packages stay what they are.
+manifest.git_state = functools.cache(manifest.git_state)
+manifest.versions = functools.cache(manifest.versions)
+
+
+# A model is checked each time it is loaded: of many tests once is enough.
+_check_weights = load.check_weights
+_sound: dict[object, Weights] = {}
+
+
+def _checked(folder: Path, as_is: bool = False) -> Weights:
+    stats = [(path.name, path.lstat()) for path in folder.iterdir()]
+    files = sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+    key = (folder, as_is, *files)
+    if key not in _sound:
+        found = _check_weights(folder, as_is)
+        if found.wrappers:  # which is said each time
+            return found
+        _sound[key] = found
+    return _sound[key]
+
+
+load.check_weights = _checked
+
+_RENDERED = figures._inline
+
+
+def _unrendered(chart: figures.Chart, prefix: str) -> str:
+    """Stands for a chart that was drawn: matplotlib's SVG of it is a fifth of a report's time."""
+    return f'<svg class="chart" role="img" id="{prefix}"></svg>'
+
+
+figures._inline = _unrendered
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Iterator[None]:
+    """The charts of pages as they are, for tests that look at them."""
+    figures._inline = _RENDERED
+    yield
+    figures._inline = _unrendered
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -113,7 +113,7 @@ def test_integration_is_at_most_the_gap_as_an_answer_follows_words_or_does_not()
     ],
 )
 def test_known_parts_are_in_the_95_percent_intervals_95_percent_of_the_time(name: str) -> None:
-    truth, mean, held = simulate(WORLDS[name], RUNS, PROBLEMS, resamples=400)
+    truth, mean, held = simulate(WORLDS[name], RUNS, PROBLEMS, resamples=200)
     for part, share in held.items():
         assert share >= 0.95 - SLACK, (part, share)
         assert mean[part] == pytest.approx(truth[part], abs=1.0)
@@ -148,8 +148,13 @@ def test_a_broken_assumption_biases_the_parts_that_rest_on_it_and_no_other(
 OUTCOME: Mapping[str, Outcome] = {"c": "correct", "w": "wrong", "e": "error"}
 
 
-def scores(answers: dict[str, str], problems: int = 12, **of_response: object) -> Scores:
-    """The scores of problems whose samples are right (`c`), wrong (`w`) or failed (`e`)."""
+def scores(
+    answers: dict[str, str], problems: int = 12, read: str = "", **of_response: object
+) -> Scores:
+    """The scores of problems whose samples are right (`c`), wrong (`w`) or failed (`e`).
+
+    `read` says of each own transcription whether it is right (`r`).
+    """
     rows = {
         f"p{n}": ProblemRow(id=f"p{n}", answer="1", conditions=(f"AB = {n + 1}",))
         for n in range(problems)
@@ -159,8 +164,10 @@ def scores(answers: dict[str, str], problems: int = 12, **of_response: object) -
     for name in rows:
         for view, letters in answers.items():
             for sample, letter in enumerate(letters):
+                right = view == "own-transcription" and read[sample : sample + 1] == "r"
+                words = f"<think>AB = {int(name[1:]) + 1 if right else 99}.</think>\\boxed{{1}}"
                 said.append(
-                    Response(problem_id=name, view=view, sample=sample, prompt="", response="",
+                    Response(problem_id=name, view=view, sample=sample, prompt="", response=words,
                              finish_reason="stop", prompt_tokens=10, completion_tokens=5,
                              **of_response)  # pyright: ignore[reportArgumentType]
                 )  # fmt: skip
@@ -184,6 +191,19 @@ def test_a_quarter_of_the_samples_is_all_that_is_asked_with_a_changed_number() -
     )
     assert found.follows == 1 and found.left_out == 0
     assert found.tokens == pytest.approx((4 * 4 + 1) / 8)
+
+
+def test_prefilled_words_are_compared_with_right_words_of_its_own() -> None:
+    """Right in both samples that it transcribes right, and in 3 of 4 with these words prefilled."""
+    found = split(scores(ANSWERS, read="rr--"))
+    assert found is not None and found.own_words is not None
+    own = found.own_words
+    assert (own.points, own.ci_low, own.n_problems) == (25.0, 25.0, 12)
+    assert any("do not act as its own" in words for words in causal_words(found))
+    for read, points in (("r-r-", -25.0), ("----", None)):
+        found = split(scores(ANSWERS, read=read))
+        assert found is not None and (found.own_words and found.own_words.points) == points
+        assert not any("do not act as its own" in words for words in causal_words(found))
 
 
 def test_without_a_view_or_with_few_problems_there_is_no_split() -> None:

@@ -175,7 +175,7 @@ def test_the_interval_of_a_gap_covers_the_truth(problems: int, samples: int) -> 
             1 + np.exp(-ease - rng.normal(size=size) + 0.2)
         )
 
-    text, vision = chances(2_000_000)
+    text, vision = chances(400_000)
     truth, hits = 100 * float(np.mean(text - vision)), 0
     for _ in range(1000):
         text, vision = chances(problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_reading_is_told_from_reasoning() -> None:
     assert results[3].verdict == "not run" and "kl" in results[3].missing
 
 
+def test_a_second_testbed_without_a_gap_is_not_used(tmp_path: Path) -> None:
+    good = {"greedy": 0.75, "mixed": 0.4}
+    views = {"full-text": good, "image-only": good | {"greedy": 0.5},
+             "question-only": {"greedy": 0.02, "mixed": 0.1}}  # fmt: skip
+
+    def faults(**changes: dict[str, float]) -> list[str]:
+        (tmp_path / "figures.json").write_text(json.dumps({"views": views | changes}))
+        return findings.unfit(tmp_path)
+
+    assert faults() == []
+    assert faults(**{"image-only": good | {"greedy": 0.68}}) == ["a gap of 7.0 points is below 10"]
+    assert faults(**{"full-text": {"greedy": 0.95, "mixed": 0.1}}) == [
+        "full-text 95.0% is not 50 to 90%", "full-text: 10.0% mixed groups are below 25%"
+    ]  # fmt: skip
+
+
 def test_an_answer_in_words_follows_the_rules_of_the_plan() -> None:
     base = {TEXT: 0.7, IMAGE: 0.4, "own-transcription": 0.4, "true-transcription": 0.7}
     worse = base | {"own-transcription": 0.25, IMAGE: 0.25}
@@ -189,11 +206,13 @@ def test_the_page_is_made_of_cells_alone(tmp_path: Path) -> None:
     write_cells(
         [sweep_of({"base": {}, TEXT: {IMAGE: 0.3}, "no-text": {}})], tmp_path / "part1.json"
     )
+    own = {"points": 4.0, "ci_low": -1.0, "ci_high": 9.0, "n_problems": 50}
+    (tmp_path / "own_words.json").write_text(json.dumps({"base": {"10": own}, TEXT: {"10": own}}))
     write_page(tmp_path, tmp_path / "out")
     page = (tmp_path / "out" / "index.md").read_text()
     assert page.index("What this cannot say") < page.index("## 1.") < page.index("## All numbers")
     assert "| full-text | 3 |" in page and "| recipe | gap | writing | reading |" in page
-    assert page.count("Not run yet") == 5
+    assert page.count("Not run yet") == 5 and "| base | +4.0 | −1.0 to 9.0 |" in page
     assert "**Not complete: not run are the hypotheses 4.**" in page
     for figure in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (tmp_path / "out" / figure).stat().st_size > 1000

@@ -16,7 +16,7 @@ from modgap.workflows.evaluate import evaluate
 from modgap.workflows.problems import read_problems
 
 BAD = {
-    "empty": b"", "deep": b"[" * 200_000, "deep object": b'{"a":' * 100_000, "null": b"null",
+    "empty": b"", "deep": b"[" * 20_000, "deep object": b'{"a":' * 20_000, "null": b"null",
     "list": b"[]", "not UTF-8": b"\xff\xfe\x00", "digits": b'{"a":' + b"9" * 5000 + b"}\n",
     "surrogates": b'{"id": "\\ud800", "answer": "\\udfff"}\n', "no newline": b'{"id": "x"}',
     "types": b'{"kind": "eval", "resolved": {"views": 5}, "given": [], "versions": 3}',

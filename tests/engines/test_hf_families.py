@@ -33,7 +33,7 @@ from modgap.models.generic import GenericModel
 from modgap.models.load import check_folder, check_model, load_generic, load_policy
 
 NEED_TORCHVISION = ("mistral3",)
-OTHER = Sizes(width=96, layers=2, vision_width=96, vision_layers=4, vocabulary=520, seed=3)
+OTHER = Sizes(width=96, layers=4, vision_width=96, vision_layers=3, vocabulary=520, seed=3)
 # Wider heads than the width holds, all of which share one head of keys; other patches and ties.
 SHARED = Sizes(
     64, layers=2, vision_layers=2, vocabulary=530, seed=2, head=64, heads=4, sharing=4, patch=12
@@ -72,7 +72,6 @@ def test_a_family_is_answered_as_transformers_answers_it(folders: Path, name: st
 @pytest.mark.parametrize("name", ["internvl", "gemma3", "llava_onevision", "smolvlm", "glm4v"])
 def test_other_sizes_of_a_family_are_answered(tmp_path: Path, name: str) -> None:
     model = loaded(build_family(name, tmp_path / name, OTHER))
-    check_batches(model)
     check_odd_images(model)
 
 

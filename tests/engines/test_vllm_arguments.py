@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt
 from modgap.core.record import RunFolder
-from modgap.core.turns import complete
+from modgap.core.turns import at_a_token, complete
 from modgap.engines import vllm as vllm_engine
 from modgap.engines import vllm_start
 from modgap.engines.vllm import VllmEngine, image_name, messages
@@ -220,10 +221,29 @@ def test_no_system_turn_means_none_and_a_prefill_follows_the_opening() -> None:
     written = Prompt("Find AC.", prefill="<think>AB = 7.")
     assert complete(user + "<think>\n", written) == user + "<think>\nAB = 7."
     assert complete(user, written) == user + "<think>AB = 7."
+    written = Prompt("Find AC.", prefill="<think>AB = 7. ")
+    assert complete(user + "<think>\n", written) == user + "<think>\nAB = 7. "
     assert (
         complete("USER: Find AC. ASSISTANT:", Prompt("Find AC.", system=None))
         == "USER: Find AC. ASSISTANT:"
     )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "more"),
+    [(r"\. |.", " "), (r" ?\w| ?[^\s\w]|\s", ""), (r"\. (?=\d)|.", ""), (r".", "")],
+)
+def test_a_prefill_ends_where_a_token_of_the_whole_text_ends(tokens: str, more: str) -> None:
+    """Some tokenizers take a full stop with the space after it, most the space with the word."""
+    prompt = Prompt("Find AC.", prefill="<think>AB = 7.")
+
+    def ids(text: str) -> list[Any]:
+        return re.findall(tokens, text, re.S)
+
+    whole = at_a_token(prompt, ids)
+    assert whole.prefill == f"<think>AB = 7.{more}" and whole.text == prompt.text
+    for opening in ("<think>", "<think>AB = 7. "):
+        assert at_a_token(Prompt("", prefill=opening), ids).prefill == opening
 
 
 # Failures

@@ -296,7 +296,10 @@ def by_key(completions: Any) -> dict[tuple[str, str, int], Completion]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("changes", [{}, {"system": None}, {"system": None, "prefill": "<think>"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"system": None}, {"system": None, "prefill": "<think>"}, {"prefill": "<think>AB = 7."}],
+)
 def test_vllm_says_what_transformers_says(
     real: VllmEngine, asked: list[Request], changes: dict[str, Any]
 ) -> None:

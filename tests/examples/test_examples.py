@@ -101,9 +101,9 @@ def test_problems_of_ones_own_are_sound_and_measured(
 def test_trl_trains_with_our_reward(tmp_path: Path) -> None:
     pytest.importorskip("trl")
     train = load(f"{EXAMPLES / 'trl_grpo.py'}:train")
-    log = train(tmp_path / "out", steps=2, problems=4)
+    log = train(tmp_path / "out", steps=1, problems=2)
     rewards = [entry["reward"] for entry in log if "reward" in entry]
-    assert len(rewards) == 2 and max(rewards) > 0
+    assert len(rewards) == 1 and max(rewards) > 0
     from modgap.models.load import check_model
 
     check_model(tmp_path / "out")  # modgap takes what TRL saved

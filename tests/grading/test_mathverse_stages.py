@@ -78,7 +78,7 @@ kinds = st.sampled_from(["multi-choice", "free-form"])
 modes = st.sampled_from(["strict", "relative", "paper"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(hostile, hostile, hostile, kinds, modes)
 def test_no_text_breaks_or_hangs_the_rules(
     response: str, gold: str, question: str, kind: str, mode: str
@@ -211,9 +211,8 @@ needs_math_verify = pytest.mark.skipif(
 
 @needs_math_verify
 def test_symbolic_pool_kills_what_hangs_and_goes_on() -> None:
-    with SymbolicPool(
-        workers=2, seconds=4
-    ) as pool:  # a busy machine takes its time over the others
+    # A busy machine takes its time over the others.
+    with SymbolicPool(workers=2, seconds=2.5) as pool:
         pairs = [
             ("9^{9^{9^{9}}}", "5"),
             ("\\sqrt{x^2}", "|x|"),

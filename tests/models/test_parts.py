@@ -65,19 +65,26 @@ def test_a_llava_has_all_parts(tmp_path: Path) -> None:
     assert {part_of(name) for name, _ in policy.model.named_parameters()} == set(PARTS)
 
 
+def gradients(folder: Path, frozen: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    policy = load_policy(folder, device="cpu", frozen=frozen)
+    policy.model.train()
+    prompt = policy.encode(Prompt(TEXT), picture(224, 224, 0))
+    response = torch.arange(10, 16)
+    policy.logprobs([prompt], [response], policy.image_features([prompt]))[0].sum().backward()
+    return {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(scope="module")
+def every(pair: list[Path]) -> dict[str, torch.Tensor]:
+    """The gradients where nothing is frozen."""
+    return gradients(pair[0], ())
+
+
 @pytest.mark.parametrize("frozen", COMBINATIONS)
 def test_frozen_parts_get_no_gradient_and_the_others_the_same(
-    pair: list[Path], frozen: tuple[str, ...]
+    pair: list[Path], every: dict[str, torch.Tensor], frozen: tuple[str, ...]
 ) -> None:
-    found: list[dict[str, torch.Tensor]] = []
-    for parts in ((), frozen):
-        policy = load_policy(pair[0], device="cpu", frozen=parts)
-        policy.model.train()
-        prompt = policy.encode(Prompt(TEXT), picture(224, 224, 0))
-        response = torch.arange(10, 16)
-        policy.logprobs([prompt], [response], policy.image_features([prompt]))[0].sum().backward()
-        found.append({n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None})
-    every, some = found
+    some = gradients(pair[0], frozen)
     assert {part_of(name) for name in every} == set(PARTS)
     assert some.keys() == {name for name in every if part_of(name) not in frozen}
     assert all(torch.allclose(some[name], every[name], atol=1e-6) for name in some)

@@ -19,6 +19,7 @@ _AXE = importlib.util.find_spec("axe_core_python")
 RULES = "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}"
 
 pytestmark = [
+    pytest.mark.usefixtures("rendered"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
     pytest.mark.skipif(_AXE is None, reason="no axe-core here: pip install axe-core-python"),
 ]

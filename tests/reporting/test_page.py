@@ -18,6 +18,8 @@ from written_runs import CONDITIONS, HOSTILE, SAID, both, write_run, write_stage
 from modgap.reporting.figures import COLOURS
 from modgap.reporting.page import build_report
 
+pytestmark = pytest.mark.usefixtures("rendered")
+
 # In the browser
 
 

@@ -17,10 +17,11 @@ from reported_runs import report_numbers
 from rich.console import Console
 from written_studies import write_recipe, write_studies
 
-from modgap.analysis.cells import read_cells, write_cells
+from modgap.analysis.cells import Sweep, read_cells, write_cells
 from modgap.analysis.gap import paired_gap
 from modgap.analysis.resampling import student_critical
 from modgap.analysis.results import ReportSummary, SeedRow, SeedTable
+from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.seeds import over_seeds, pooled_p_values
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
@@ -30,6 +31,7 @@ from modgap.reporting.collect import collect
 from modgap.reporting.curves import averaged
 from modgap.reporting.figures import draw
 from modgap.reporting.page import build_report, numbers_of, write_seeds, write_tables
+from modgap.reporting.sweeps import find_sweeps
 from modgap.reporting.terminal import print_numbers
 from modgap.workflows.study import run_study
 
@@ -163,13 +165,22 @@ def cells_text(written: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
     return path.read_text()
 
 
+def sweeps_of(paths: Sequence[Path]) -> list[Sweep]:
+    """What a report puts into its tables over seeds."""
+    return find_sweeps(collect(paths))
+
+
 def table_of(paths: Sequence[Path], cells: Path) -> SeedTable:
     """The table over seeds as a report has it; and its `cells.json`."""
-    found = collect(paths)
-    numbers, _ = numbers_of(found)
-    write_cells(found.sweeps, cells)
-    (table,) = numbers.seeds
-    return table
+    (sweep,) = sweeps = sweeps_of(paths)
+    write_cells(sweeps, cells)
+    return seed_numbers(sweep)
+
+
+def rows_at(paths: Sequence[Path]) -> dict[str, SeedRow]:
+    """The rows of that table."""
+    (sweep,) = sweeps_of(paths)
+    return {row.recipe: row for row in seed_numbers(sweep).rows}
 
 
 def rows_of(numbers: ReportSummary) -> dict[str, SeedRow]:
@@ -237,7 +248,7 @@ def test_one_seed_makes_no_table_over_seeds(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_studies_is_all_of_them(written: list[Path]) -> None:
-    assert rows_of(report_numbers([written[0].parent]))["kl"].seeds == [0, 1, 2]
+    assert rows_at([written[0].parent])["kl"].seeds == [0, 1, 2]
 
 
 def test_no_seed_of_several_has_figures_of_its_own(studies: list[Path], tmp_path: Path) -> None:
@@ -336,7 +347,7 @@ def test_a_kept_table_goes_on_with_further_seeds(studies: list[Path], tmp_path: 
     twice = table(cells, *studies)
     assert [row.seeds for row in twice.rows[1:]] == [[0, 1, 2]] * 3
     assert sum("is there twice" in note for note in twice.notes) == 6
-    rows = report_numbers([cells, studies[2]]).seeds[0].rows
+    rows = rows_at([cells, studies[2]]).values()
     assert [row.seeds for row in rows] == [row.seeds for row in whole.rows]
 
 
@@ -353,14 +364,14 @@ def test_other_settings_are_another_row_that_says_what_differs(
         write_recipe(
             tmp_path / f"strong{seed}", "kl", seed, (0.9, 0.8), "kl_coef=0.1", "stage2.lr=0.5"
         )
-    rows = rows_of(report_numbers([*studies, tmp_path / "strong0", tmp_path / "strong1"]))
+    rows = rows_at([*studies, tmp_path / "strong0", tmp_path / "strong1"])
     assert rows["kl (kl_coef=0.01, stage2.lr=1e-06)"].seeds == [0, 1, 2]
     assert rows["kl (kl_coef=0.1, stage2.lr=0.5)"].seeds == [0, 1]
 
 
 def test_what_was_evaluated_otherwise_is_no_seed(studies: list[Path], tmp_path: Path) -> None:
     write_recipe(tmp_path / "other", "kl", 5, (0.9, 0.4), temperature=0.1)
-    assert rows_of(report_numbers([*studies, tmp_path / "other"]))["kl"].seeds == [0, 1, 2]
+    assert rows_at([*studies, tmp_path / "other"])["kl"].seeds == [0, 1, 2]
 
 
 def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(

@@ -171,9 +171,9 @@ class Sizes:
     """
 
     width: int = 128
-    layers: int = 4
+    layers: int = 2
     vision_width: int = 64
-    vision_layers: int = 3
+    vision_layers: int = 2
     vocabulary: int = 700
     seed: int = 0
     head: int = 32

@@ -96,19 +96,23 @@ def test_the_loss_is_that_of_the_policy(out: Path, plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "phase"), [("geometry", "glyphs"), ("charts", "mixture")], indirect=["plan"]
+    ("plan", "phase", "steps"),
+    [("geometry", "glyphs", 12), ("charts", "mixture", 8)],
+    indirect=["plan"],
 )
-def test_training_learns_and_goes_on_bit_equal(out: Path, tmp_path: Path, phase: str) -> None:
+def test_training_learns_and_goes_on_bit_equal(
+    out: Path, tmp_path: Path, phase: str, steps: int
+) -> None:
     losses: list[float] = []
-    whole = trainer(out, phase)
+    whole = trainer(out, phase, steps)
     assert whole.run(report=lambda _, numbers: losses.append(numbers["loss"]), report_every=1)
     assert losses[-1] < 0.9 * losses[0]
 
-    first = trainer(out, phase)
-    for _ in range(5):
+    first = trainer(out, phase, steps)
+    for _ in range(3):
         first.update()
     first.save(tmp_path / "state.pt")
-    second = trainer(out, phase)
+    second = trainer(out, phase, steps)
     second.load(tmp_path / "state.pt")
     assert second.run()
     for a, b in zip(whole.policy.model.parameters(), second.policy.model.parameters(), strict=True):

@@ -24,7 +24,7 @@ from modgap.training.known_model import known_model
 from modgap.training.rollout import Batch, DataOrder
 from modgap.training.update import gradients, old_logprobs
 
-OTHER = Sizes(width=192, layers=4, vision_width=96, vision_layers=4, vocabulary=520, seed=5)
+OTHER = Sizes(width=96, layers=4, vision_width=96, vision_layers=3, vocabulary=520, seed=5)
 TRAINED = registry.TRAINING_ENGINES["local"].types
 
 
@@ -67,8 +67,9 @@ def same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor
         assert (gradient - theirs[name]).abs().max() <= 1e-3 * scale + 1e-7, name
 
 
-@pytest.mark.parametrize("name", FAST)
-@pytest.mark.parametrize("contrastive", [False, True])
+@pytest.mark.parametrize(
+    ("contrastive", "name"), [(True, name) for name in FAST] + [(False, FAST[0])]
+)
 def test_both_paths_have_the_same_loss_and_gradient(
     folders: Path, contrastive: bool, name: str
 ) -> None:

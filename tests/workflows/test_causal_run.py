@@ -8,6 +8,7 @@ import pytest
 from asking import evaluate, evaluate_model
 from chat_server import Server, completion
 from reported_runs import report_numbers
+from transformers import AutoTokenizer
 
 from modgap.analysis.causal import VIEWS
 from modgap.core.engine import Request
@@ -19,6 +20,7 @@ from modgap.core.view import CONTROLS
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
 from modgap.engines.scripted import ScriptedEngine
+from modgap.models.load import resolve
 from modgap.reporting.page import build_report
 
 ASKED = ["full-text", "image-only", *CONTROLS["causal"]]
@@ -54,17 +56,24 @@ def test_the_testbed_model_answers_all_of_it_for_two_and_a_half_times_the_tokens
     problems: list[Problem], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    options = EvalOptions(controls="causal", samples=4, device="cpu")
+    options = EvalOptions(controls="causal", samples=4, max_tokens=80, device="cpu")
     summary = evaluate_model(problems[:10], "tiny", out, options)
     causal = summary.causal
     assert causal is not None and causal.tokens is not None and 1 < causal.tokens <= 2.5
     assert summary.gap and causal.gap.points == pytest.approx(summary.gap.points)
     assert sum(p.points for p in causal.parts.values()) == pytest.approx(causal.gap.points)
     run = RunFolder(out)
+    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny"))
     assert run.manifest()["resolved"]["views"] == ASKED
     assert run.manifest().get("transcriptions_in") == ["assistant turn"]
     for row in run.responses():
         assert row.response.startswith(row.prefill)  # transcription and answer are one pass
+        if row.prefill.endswith(". "):
+            # Its tokenizer has a token for these two; a bare full stop stands in decimals only.
+            prefilled, said = tokenizer.encode(row.prefill), tokenizer.encode(row.response)
+            assert said[: len(prefilled)] == prefilled
+        else:
+            assert row.view not in ("true-transcription", "corrupted-transcription")
 
 
 def test_controls_without_the_views_of_the_gap_are_refused(

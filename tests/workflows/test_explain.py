@@ -136,6 +136,27 @@ def test_truncation_is_what_the_shorter_limit_costs(tmp_path: Path) -> None:
     adds_up(found)
 
 
+def test_a_box_in_thinking_that_is_cut_is_no_answer_where_the_template_opened_it(
+    tmp_path: Path,
+) -> None:
+    """All replies that are cut are cut inside thinking, so they alone do not show who opened it."""
+    long = r"so \boxed{70.71}, or " + "word " * 60 + r"</think>\boxed{70.71}"
+
+    def text(p: int, view: str, s: int) -> str:
+        return long if p < 8 else r"x</think>\boxed{70.71}"
+
+    def shorter(p: int, view: str, s: int) -> str:
+        return text(p, view, s)[: len(long) // 2] if p < 8 else text(p, view, s)
+
+    a = write(tmp_path / "a", shorter, tokens=lambda p: 40 if p < 8 else 10,
+              resolved={"max_tokens": 40})  # fmt: skip
+    b = write(tmp_path / "b", text, tokens=lambda p: 80 if p < 8 else 10,
+              resolved={"max_tokens": 200})  # fmt: skip
+    found = explain(a, b)
+    assert points(found.accuracy) == {"truncation": 40.0}
+    adds_up(found)
+
+
 def test_prompts_are_the_rest_where_the_words_differ_and_sampling_elsewhere(tmp_path: Path) -> None:
     def better(p: int, view: str, s: int) -> str:
         return RIGHT if p < 6 or p == 15 else WRONG

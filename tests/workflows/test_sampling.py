@@ -23,6 +23,7 @@ from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
 from modgap.engines.scripted import ScriptedEngine
+from modgap.models import load
 from modgap.models.load import tiny_folder
 from modgap.reporting.page import build_report
 from modgap.reporting.sampling import greedy_words, sampling_of
@@ -55,8 +56,12 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Recording:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[[Any], Path]:
-    """A model folder with a generation config of its own, which may be none or broken."""
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path]:
+    """A model folder with a generation config of its own, which may be none or broken; its weights
+    are the bundled model's.
+    """
+    weights = load.check_weights(tiny_folder())
+    monkeypatch.setattr(load, "check_weights", lambda *_: weights)
 
     def make(config: Any) -> Path:
         folder = tmp_path / "model"

@@ -23,6 +23,9 @@ picture does not change whether the words are followed, and that u is unrelated 
 problem is. X / I counts as 1 where it is above. What breaking each of these costs is in
 docs/reference/causal.md, measured by `bench/causal.py`.
 
+That prefilled words act as own words is tested where the model writes the true conditions itself
+(`own_words`).
+
 The intervals are bootstrap percentiles over problems, all views of a problem together; those that
 rest on X also cover the exact upper limit of a rare count.
 """
@@ -43,8 +46,9 @@ from modgap.analysis.resampling import (
     percentile_interval,
     resampled_means,
 )
-from modgap.analysis.results import CausalPart, CausalSummary
+from modgap.analysis.results import CausalPart, CausalSummary, OwnWords
 from modgap.analysis.scores import Scores
+from modgap.analysis.transcription import compare
 from modgap.core.rows import OUTCOMES
 
 TEXT, IMAGE, WITHOUT_IMAGE = "full-text", "image-only", "text-only"
@@ -62,6 +66,8 @@ PARTS: Final = {
 """Part -> its name in a report."""
 FEWEST: Final = 10
 """Problems below which nothing is split."""
+MOST_COMPARED: Final = 2000
+"""Problems whose own transcriptions are read, at most."""
 MOST_WIDTH: Final = 1.0
 """The widest interval of a part's share with which the gap counts as split: the whole gap."""
 LEAST_IMAGE: Final = 0.05
@@ -100,8 +106,47 @@ def split(scores: Scores) -> CausalSummary | None:
         update={
             "left_out": int(scores.paired_P.sum() - keep_P.sum()),
             "tokens": _cost(scores, keep_P),
+            "own_words": None if scores.in_user_turn else own_words(scores, keep_P),
             "in_user_turn": scores.in_user_turn,
         }
+    )
+
+
+def own_words(scores: Scores, keep_P: NDArray[np.bool_]) -> OwnWords | None:
+    """A test of the assumption that prefilled words act as the model's own.
+
+    Of each problem, the samples of own-transcription that write every needed condition right are
+    compared with those of true-transcription, which start with the same conditions. Under the
+    assumption they are right equally often. At most `MOST_COMPARED` problems are looked at.
+
+    Args:
+        scores: Of a run with both views.
+        keep_P: The problems of the split.
+
+    Returns:
+        Own minus prefilled; `None` with fewer than `FEWEST` such problems.
+    """
+    own, true = (scores.views.index(f"{whose}-transcription") for whose in ("own", "true"))
+    chosen_VS = np.zeros(scores.asked_VS.shape, np.bool_)
+    chosen_VS[own] = scores.asked_VS[own]
+    differences: list[float] = []
+    for p in np.flatnonzero(keep_P)[:MOST_COMPARED]:
+        problem = scores.problems[p]
+        question = problem.question_of(scores.views[own])
+        read_S = [
+            compare(row.response, problem.conditions, question).verdict == "read_right"
+            for row in scores.responses(int(p), chosen_VS)
+        ]
+        if any(read_S):
+            right_S = scores.correct_PVS[p, own, chosen_VS[own]][read_S]
+            prefilled_S = scores.correct_PVS[p, true, scores.asked_VS[true]]
+            differences.append(100 * float(right_S.mean() - prefilled_S.mean()))
+    if len(differences) < FEWEST:
+        return None
+    points_P = np.array(differences)
+    low, high = bootstrap_interval(points_P, None, RESAMPLES, SEED, 0.95, (-100.0, 100.0))
+    return OwnWords(
+        points=float(points_P.mean()), ci_low=low, ci_high=high, n_problems=len(points_P)
     )
 
 

@@ -276,6 +276,18 @@ class CausalPart(Result):
     share_high: float | None = None
 
 
+class OwnWords(Result):
+    """Right answers after own right transcriptions minus those after the true conditions put there.
+
+    On the same problems, in points (`analysis.causal.own_words`).
+    """
+
+    points: float
+    ci_low: float
+    ci_high: float
+    n_problems: int
+
+
 class CausalSummary(Result):
     """The gap in parts that add up to it (`analysis.causal`).
 
@@ -292,6 +304,8 @@ class CausalSummary(Result):
         follows_high: Upper end.
         picture: What the picture adds to the full text; `None` without the view text-only.
         tokens: Tokens of all views of the split over those of the two views of the gap.
+        own_words: Whether prefilled words act as own ones; `None` where too few own transcriptions
+            are right.
         in_user_turn: Whether transcriptions stood in the user turn: the engine continues no turn.
         too_few: Whether the problems are too few to split the gap: its own interval holds 0, or
             that of a part's share is wider than `analysis.causal.MOST_WIDTH`.
@@ -308,6 +322,7 @@ class CausalSummary(Result):
     follows_high: float | None = None
     picture: CausalPart | None = None
     tokens: float | None = None
+    own_words: OwnWords | None = None
     in_user_turn: bool = False
     too_few: bool = False
 

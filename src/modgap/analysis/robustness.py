@@ -28,7 +28,7 @@ from modgap.analysis.resampling import (
     resampled_means,
 )
 from modgap.analysis.results import GapPart, Robustness, Variant
-from modgap.analysis.scores import Scores
+from modgap.analysis.scores import CUT_OPEN, Scores
 from modgap.analysis.summary import gap_part, vote_is_right
 from modgap.analysis.swaps import Grader, JudgeOf, Stored
 from modgap.core.prompt import of_paper
@@ -151,7 +151,10 @@ class _Variants:
         names = {row.judge for row in iter_rows(file.path, VerdictRow) if row.mode == self._mode}
         # A judge decides what rules leave open, and nothing else.
         others = sorted(names - {self._own.judge.name})
-        stored = self._stored(self._judge_PVS) if others else None
+        # These few do not say what the chat template did, but the grading in this mode has marked
+        # those that it matters for.
+        opened = self._scores.marked(CUT_OPEN) > 0
+        stored = self._stored(self._judge_PVS, opened) if others else None
         for name in others:
             assert stored is not None
             judge = JudgeOf(name, self._mode, self._tokens(file), file.said(name, self._mode))
@@ -171,8 +174,8 @@ class _Variants:
             words = f"what only a judge can decide is {verdict} ({count})"
             yield self._variant(words, "judge", right_PVS)
 
-    def _stored(self, keep_PVS: NDArray[np.bool_]) -> Stored:
-        """The chosen responses, read again, with the verdicts that they have."""
+    def _stored(self, keep_PVS: NDArray[np.bool_], by_template: bool | None = None) -> Stored:
+        """The chosen responses, read again, with the verdicts that they have; see `Stored`."""
         scores = self._scores
         rows = [
             row for p in range(len(scores.problems)) for row in scores.responses(p, keep_PVS[p])
@@ -180,7 +183,7 @@ class _Variants:
         own = (scores.codes_PVS[keep_PVS] == 0).astype(np.float64)
         return Stored(
             rows, {}, self._problems, self._own, paper_style=self._paper_style, symbolic=False,
-            own=own,
+            own=own, by_template=by_template,
         )  # fmt: skip
 
     def _tokens(self, file: VerdictFile) -> int:

@@ -29,7 +29,7 @@ from modgap.core.record import RunFolder
 from modgap.core.rows import GradeRow, Key, ProblemRow, Response
 from modgap.grading.answer import extract_answer
 from modgap.grading.grade import Grade
-from modgap.grading.graders import find_grader, texts_for_rules
+from modgap.grading.graders import find_grader, opened_by_template, text_for_rules
 from modgap.grading.judge import (
     JudgeMode,
     Undecided,
@@ -123,6 +123,8 @@ class Stored:
         symbolic: Whether the symbolic stage is run; without it the run's own verdict stays where
             rules decide nothing.
         own: 1 where a response is right by the run's own grader, else 0; by default from `grades`.
+        by_template: Whether the run's chat template opened the thinking; by default what these
+            responses say, which must then be the run's own, and not a few of them.
     """
 
     def __init__(
@@ -135,12 +137,14 @@ class Stored:
         paper_style: bool,
         symbolic: bool = True,
         own: Floats | None = None,
+        by_template: bool | None = None,
     ) -> None:
         self.responses, self.grades, self.problems = responses, grades, problems
         self.grader, self._paper_style, self._symbolic = grader, paper_style, symbolic
         if own is None:
             own = np.array([grades[row.key].outcome == "correct" for row in responses], float)
         self.own = own
+        self._by_template = opened_by_template(responses) if by_template is None else by_template
         self._known: dict[Grader, Floats] = {}
         self.unswapped = 0
 
@@ -214,15 +218,17 @@ class Stored:
                     }
                 )
             )
-        cut = Stored(rows, self.grades, self.problems, self.grader, paper_style=self._paper_style)
+        cut = Stored(
+            rows, self.grades, self.problems, self.grader, paper_style=self._paper_style,
+            by_template=self._by_template,
+        )  # fmt: skip
         right[longer] = cut.graded_texts(cut.texts_for(grader), grader)
         return right
 
     def _answers(self, extraction: str) -> list[str | None]:
         """The answer that a rule finds in each response."""
         if extraction == LAST_BOX:
-            texts = texts_for_rules(self.responses, self.problems, paper_style=self._paper_style)
-            return [extract_answer(text) for text in texts]
+            return [extract_answer(text) for text in self._texts_for_rules()]
         answers: list[str | None] = []
         for row in self.responses:
             name = split_grader(self.problems[row.problem_id].grader)[0]
@@ -233,12 +239,21 @@ class Stored:
                 answers.append(None if found == "None" else found)
         return answers
 
+    def _texts_for_rules(self) -> list[str]:
+        return [
+            text_for_rules(
+                row, self.problems[row.problem_id], paper_style=self._paper_style,
+                by_template=self._by_template,
+            )
+            for row in self.responses
+        ]  # fmt: skip
+
     def texts_for(self, grader: Grader) -> list[str]:
         """What the comparison of a mode is to read, its own extraction or another one's answer."""
         if _EXTRACTION[grader.tolerance] == grader.extraction:
             if grader.extraction == ORIGINAL:
                 return [row.response for row in self.responses]
-            return texts_for_rules(self.responses, self.problems, paper_style=self._paper_style)
+            return self._texts_for_rules()
         answers = self._answers(grader.extraction)
         return ["" if answer is None else f"\\boxed{{{answer}}}" for answer in answers]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from modgap.core.prompt import Prompt
 from modgap.core.thinking import OPEN, opened_by
@@ -53,5 +55,27 @@ def complete(text: str, prompt: Prompt) -> str:
     if prompt.system is None and text.startswith(_CHATML_SYSTEM):
         text = text[text.index(_CHATML_END) + len(_CHATML_END) :]
     if opened_by(text) and prompt.prefill.lstrip().startswith(OPEN):
-        return text + prompt.prefill.strip().removeprefix(OPEN)
+        more = prompt.prefill.lstrip().removeprefix(OPEN)
+        return text + more if more.strip() else text
     return text + prompt.prefill
+
+
+def at_a_token(prompt: Prompt, ids: Callable[[str], Sequence[int]]) -> Prompt:
+    """The prompt, its prefill ending where a token of the model's own text would end.
+
+    A tokenizer may take a full stop and the space after it as one token. A bare full stop is then
+    what stands inside a decimal number, and the model continues with its digits. There the space
+    becomes part of the prefill.
+
+    Args:
+        prompt: The prompt.
+        ids: The model's tokenizer, without special tokens.
+    """
+    words = prompt.prefill
+    if not words.endswith("."):
+        return prompt
+    bare, spaced = list(ids(words)), list(ids(f"{words} "))
+    for continued in (list(ids(f"{words} A")), list(ids(f"{words} 1"))):
+        if continued[: len(bare)] == bare or continued[: len(spaced)] != spaced:
+            return prompt
+    return replace(prompt, prefill=f"{words} ")

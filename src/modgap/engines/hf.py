@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from modgap.core.engine import Completion, Engine, Request, Sampling, Start, sample_seed
 from modgap.core.progress import show
 from modgap.core.prompt import of_paper
+from modgap.core.turns import at_a_token
 from modgap.models.folder import image_processor, paper_pixels, pixel_limits
 from modgap.models.memory import BatchSize, OutOfMemory
 
@@ -42,6 +43,8 @@ _NAN = "the model gives NaN for this prompt"
 
 class _Policy(Protocol):
     """What this engine needs of a model; `Policy` and `GenericModel` have it."""
+
+    tokenizer: Any
 
     def encode(self, prompt: Prompt, image: Image | None) -> Any: ...
 
@@ -120,6 +123,8 @@ class HfEngine:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, batch by batch."""
+        ids = functools.partial(self._policy.tokenizer.encode, add_special_tokens=False)
+        requests = [replace(r, prompt=at_a_token(r.prompt, ids)) for r in requests]
         window = max(
             1, self._rows.size * _WINDOW // max((len(r.samples) for r in requests), default=1)
         )

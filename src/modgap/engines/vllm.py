@@ -42,7 +42,7 @@ from modgap.core.installation import require
 from modgap.core.progress import say, show
 from modgap.core.prompt import of_paper
 from modgap.core.thinking import opened_by
-from modgap.core.turns import complete, refuses_system, system_words
+from modgap.core.turns import at_a_token, complete, refuses_system, system_words
 from modgap.engines.vllm_start import FULL_PRECISION, Running, parse_engine_args, telling_args
 from modgap.models.folder import ADAPTER, has_adapter, image_processor, paper_pixels, pixel_limits
 
@@ -375,7 +375,10 @@ class VllmEngine:
             prompt = self._render(shown, image)
         opened = ""
         if isinstance(prompt.get("prompt"), str):  # a few tokenizers (Mistral's) give tokens only
-            prompt["prompt"] = complete(prompt["prompt"], shown)
+            ids = functools.partial(self.llm.get_tokenizer().encode, add_special_tokens=False)
+            asked = at_a_token(asked, ids)
+            request = replace(request, prompt=asked)
+            prompt["prompt"] = complete(prompt["prompt"], replace(shown, prefill=asked.prefill))
             opened = "" if asked.prefill else opened_by(prompt["prompt"])
         elif asked.without_prefill:
             return self._prepare(replace(request, prompt=asked.in_user_turn()), image)

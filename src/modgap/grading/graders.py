@@ -12,7 +12,7 @@ grade_answer(r"\boxed{C}", "C", question="...", question_type="multi-choice").st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Final, cast, get_args
@@ -198,19 +198,6 @@ def grade_one(grader: str, case: Case, mode: str = "strict") -> Grade:
     with SymbolicPool(workers=1) as symbolic:
         (result,) = found.grade([case], mode, symbolic)
     return result if isinstance(result, Grade) else unsettled(result)
-
-
-def texts_for_rules(
-    responses: Sequence[Response], problems: Mapping[str, ProblemRow], *, paper_style: bool
-) -> list[str]:
-    """The text of each response that the rules read, see `text_for_rules`."""
-    by_template = opened_by_template(responses)
-    return [
-        text_for_rules(
-            row, problems[row.problem_id], paper_style=paper_style, by_template=by_template
-        )
-        for row in responses
-    ]
 
 
 def opened_by_template(responses: Iterable[Response]) -> bool:

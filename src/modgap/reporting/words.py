@@ -259,6 +259,14 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
             "Integration cannot be told from reasoning: image-only accuracy is too low, or that"
             " with a changed number in the words is above it."
         )
+    own = causal.own_words
+    if own is not None and own.ci_low > 0:
+        words.append(
+            f"Prefilled words do not act as its own: on {counted(own.n_problems, 'problem')} that"
+            f" it transcribes right by itself it is right {own.points:.1f} points more often"
+            f" ({interval(own.ci_low, own.ci_high)}) than with the true conditions put into its"
+            " answer. Reading is too small, and use too large, by up to that."
+        )
     if causal.left_out:
         words.append(
             f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split or an"

@@ -17,6 +17,7 @@ from modgap.core.prompt import of_paper
 from modgap.core.rows import GradeRow, Key, ProblemRow, Response
 from modgap.core.text import counted
 from modgap.grading.answer import Mode
+from modgap.grading.graders import opened_by_template
 from modgap.reporting.sampling import NAMES, sampling_of, value_words
 
 REFERENCE: Mode = "strict"
@@ -260,6 +261,7 @@ def _stored(side: Side, cells: Sequence[Cell], keys: Mapping[Cell, Sequence[Key]
     return Stored(
         rows, side.grades, side.problems, side.grader,
         paper_style=of_paper(str(side.resolved.get("style") or "")),
+        by_template=opened_by_template(side.responses.values()),
     )  # fmt: skip
 
 
