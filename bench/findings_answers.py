@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from findings_parts import PARTS
-from findings_tests import READING, USE, Book, MissingError, Tested, outcome
+from findings_tests import READING, SMALL, USE, Book, MissingError, Tested, outcome
 
 from modgap.core.text import interval, signed
 
 INTRODUCTIONS = {
     "1": (
-        "*Reading* is what is lost because the model writes down conditions itself instead of being"
-        " given the true ones in its answer (C − O of [the gap in parts]"
-        "(../../reference/causal.md)). *Use* is what is lost although the true ones stand there"
-        " (T − C): integration and reasoning, and what it costs by itself that words are put into"
-        " the answer (assumptions 1 and 2 there), on which differences between recipes rest less."
+        "*Reading* is what true conditions in the answer change, against those that the model"
+        " writes down itself (C − O of [the gap in parts](../../reference/causal.md)). *Use* is what"
+        " is lost although the true ones stand there (T − C): integration and reasoning. Both rest"
+        " on prefilled words acting as own ones. Where they are used less, reading is a lower limit"
+        " and use an upper one; the last table of this question tests it."
     ),
     "2": (
         "Tower, merger and language model are swapped between the base model and a checkpoint. The"
@@ -45,7 +45,12 @@ def _listed(names: Sequence[str]) -> str:
 def _first(results: Sequence[Tested], book: Book) -> str:
     if _supported(results, 1, 2):
         answer = "Reading"
-    elif results[0].verdict == "against" and results[1].verdict != "supported":
+    elif (
+        results[0].verdict == "against"
+        and results[0].found is not None
+        and results[0].found.value < -SMALL
+        and results[1].verdict != "supported"
+    ):
         answer = "Reasoning"
     else:
         answer = "Neither alone"

@@ -48,9 +48,10 @@ They do not show that a large model has it, nor how large it would be there. The
 and decision rules were [written down before the runs](plan.md).
 
 A dot is the mean over seeds and problems, its line the 95% interval for other seeds and other
-problems; p-values are corrected within a question (Holm). **supported**: corrected p below 0.05
-with the stated sign. **against**: the other sign, or an interval inside ±2 points. **open**:
-neither.
+problems; p-values are corrected within a question (Holm). Each testbed is one pretrained model, so
+an interval of the base model is for other problems only, and no interval is for other base models.
+**supported**: corrected p below 0.05 with the stated sign. **against**: corrected p below 0.05 with
+the other sign, or an interval inside ±2 points. **open**: neither.
 """
 _ORDER = ("1", "2", "3", "4", "5", "6")
 

@@ -149,7 +149,7 @@ class Tested:
 
 
 def judged(claims: Sequence[Claim], book: Book | None) -> list[Tested]:
-    """All claims of a question; correction is over those that could be tested."""
+    """All claims of a question, corrected over all; one that was not run counts as p = 1."""
     found: list[Tested] = []
     for claim in claims:
         try:
@@ -157,10 +157,10 @@ def judged(claims: Sequence[Claim], book: Book | None) -> list[Tested]:
             found.append(Tested(claim, over_seeds(values, (-200.0, 200.0))))
         except MissingError as error:
             found.append(Tested(claim, None, missing=str(error)))
-    there = [one.found for one in found if one.found is not None]
-    corrected = iter(holm([estimate.p_value for estimate in there]))
+    corrected = holm([1.0 if one.found is None else one.found.p_value for one in found])
     return [
-        one if one.found is None else Tested(one.claim, one.found, next(corrected)) for one in found
+        one if one.found is None else Tested(one.claim, one.found, p)
+        for one, p in zip(found, corrected, strict=True)
     ]
 
 
