@@ -115,13 +115,15 @@ class _Cache:
         width: How many of the added tokens a step sees.
     """
 
-    def __init__(self, prefix: KeysValues, lengths_P: Tensor, samples: int, room: int) -> None:
+    def __init__(
+        self, prefix: KeysValues, lengths_P: Tensor, samples: int, room: int, limit: int
+    ) -> None:
         self.prefix = prefix
         keys = prefix[0][0]
         self.bias = padding_bias(lengths_P, keys.shape[2])
         shape = (keys.shape[0], keys.shape[1], samples, room, keys.shape[3])
         self.added = [(keys.new_empty(shape), keys.new_empty(shape)) for _ in prefix]
-        self.width = 0
+        self.width, self._limit = 0, limit
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write one token's keys and values `[P, K, G, D]`; returns those that the step sees."""
@@ -135,7 +137,7 @@ class _Cache:
         self.width = tokens
         room = self.added[0][0].shape[3]
         if tokens > room:
-            extra = max(tokens - room, room)
+            extra = max(tokens - room, min(room, self._limit - room))
             self.added = [
                 (
                     torch.nn.functional.pad(k, (0, 0, 0, extra)),
@@ -315,7 +317,7 @@ def sample_batch(
 
     start = begin(policy, prompts, max_new_tokens)
     cos, sin = start.cos, start.sin
-    cache = _Cache(start.prefix, start.lengths, G, min(64, max_new_tokens))
+    cache = _Cache(start.prefix, start.lengths, G, min(64, max_new_tokens), max_new_tokens)
     logits = start.logits[:, None].expand(P, G, -1).reshape(P * G, -1)
     slot = torch.arange(P * G, device=device).view(P, G)
     done = torch.zeros(P, G, dtype=torch.bool, device=device)
@@ -431,8 +433,9 @@ def free_memory(device: torch.device) -> float:
 def rows_at_once(policy: Placed, prompt_tokens: int, max_new_tokens: int, held: int = 0) -> int:
     """How many samples fit into one batch.
 
-    On a CPU 64; on a GPU what fits into a third of the free memory plus `held`. A third, because
-    `static.py` rounds numbers of prompts up by as much as a half and accepts no batch above a half.
+    On a CPU 64; on a GPU what fits into a third of the free memory plus `held`. A third, because a
+    batch that grows holds what it had beside what it gets, and `static.py` rounds numbers of
+    prompts up by as much as a half.
     """
     if policy.device.type != "cuda":
         return 64

@@ -287,7 +287,7 @@ class Policy:
             seeds: For each prompt the seeds of its samples, one sample each.
             temperature: 0 is greedy; the model's own by default.
             max_new_tokens: Most tokens of a response; the model's own by default.
-            max_rows: Most samples in one batch; by default what memory allows.
+            max_rows: Most samples in one batch; never more than memory allows.
             graphs: Take the steps of `static.py`, on a GPU as CUDA graphs; by default on a GPU, see
                 `static.wanted`.
 
@@ -297,8 +297,9 @@ class Policy:
         assert len(prompts) == len(seeds), "one list of seeds for each prompt"
         temperature = self.default_temperature if temperature is None else temperature
         limit = max_new_tokens or self.default_max_new_tokens or 1024
-        held = self._static.held if self._static is not None else 0
-        rows = max_rows or rows_at_once(self, max(map(len, prompts), default=1), limit, held)
+        spare = self._static.spare if self._static is not None else 0
+        rows = rows_at_once(self, max(map(len, prompts), default=1), limit, spare)
+        rows = min(max_rows, rows) if max_rows else rows
         out: list[list[Generated]] = [[] for _ in prompts]
         graphs = wanted(self.device) if graphs is None else graphs
         with self.evaluating(), self.weights_cast():

@@ -7,8 +7,8 @@ and the index of the step is a tensor. The step is that of `decode.py`. A size i
 a graph, then captured, then replayed; on a CPU it is only run, which the tests do.
 
 Memory is bounded. There are at most `most_graphs` graphs; the least recently used is dropped first.
-All states share one buffer. A batch that would need more than half of the GPU's free memory is left
-to `decode.py`. All of it is freed when the samples are drawn if it is more than a twelfth of the
+All states share one buffer. A batch that would need more than the GPU's free memory is left to
+`decode.py`. All of it is freed when the samples are drawn if it is more than a twelfth of the
 GPU's memory (`Policy.generate`), and in any case before an update uses fewer rows.
 
 Weights are read at their own addresses, so that an optimizer's steps are seen, or at those of their
@@ -56,10 +56,14 @@ if TYPE_CHECKING:
     from modgap.models.encode import EncodedPrompt
 
 SWITCH = "MODGAP_CUDA_GRAPHS"
-# The room for new tokens starts at _ROOM and doubles; prefix lengths are multiples of _PREFIX.
+# The first room for new tokens is at most _ROOM; prefix lengths are multiples of _PREFIX.
 _ROOM = 128
 _PREFIX = 128
 _ALIGN = 256
+_PICKING = 40
+"""Bytes for each row and word while tokens are picked, which a graph keeps."""
+_SHARE = 0.9
+"""The part of the free memory that a batch may take; the rest is lost between blocks."""
 
 
 def replays() -> bool:
@@ -85,6 +89,14 @@ def rounded(n: int) -> int:
     """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ..."""
     power = 1 << max(0, n - 1).bit_length()
     return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power
+
+
+def rooms(limit: int) -> list[int]:
+    """The rooms for new tokens of a batch as it grows, each half of the next, rounded up."""
+    found = [limit]
+    while found[0] > _ROOM:
+        found.insert(0, -(-found[0] // 2))
+    return found
 
 
 class _Key(NamedTuple):
@@ -209,9 +221,14 @@ class StaticSampler:
         return self._arena.numel()
 
     @property
+    def spare(self) -> int:
+        """Bytes that the next batch can use, less what graphs keep and the allocator calls free."""
+        return self.held - _PICKING * self._most_logits
+
+    @property
     def is_large(self) -> bool:
         """Whether its memory is too large a part of a GPU's to be kept between two batches."""
-        kept = self.held + 40 * self._most_logits  # a graph's own memory, for picking tokens
+        kept = self.held + _PICKING * self._most_logits
         return (
             self.device.type == "cuda"
             and kept > torch.cuda.get_device_properties(self.device).total_memory / 12
@@ -269,12 +286,9 @@ class StaticSampler:
     ) -> list[list[tuple[Tensor, Tensor]]] | None:
         policy, device = self._policy, self._arena.device
         G = max(len(row) for row in seeds)
-        cached = (
-            rounded(len(prompts)) * (max(map(len, prompts)) + G * limit) * bytes_of_token(policy)
-        )
-        # While a state grows there are the prompts' own keys and values, what was sampled (at most
-        # half of what there is room for then), and the new state, whose buffer replaces the old.
-        if cached > (free_memory(device) + self.held) / 2:
+        if self._most_bytes(max(map(len, prompts)), len(prompts), G, limit) > _SHARE * (
+            free_memory(device) + self.spare
+        ):
             return None
 
         start = begin(policy, prompts, limit)
@@ -287,7 +301,7 @@ class StaticSampler:
         tokens = torch.zeros(len(prompts) * G, limit, dtype=torch.long, device=device)
         logps = torch.zeros(len(prompts) * G, limit, device=device)
         kept = torch.arange(len(prompts), device=device)
-        state = self._state(draw, kept, 0, min(_ROOM, limit))
+        state = self._state(draw, kept, 0, rooms(limit)[0])
         t = 0
         look_every = 1 if device.type == "cpu" else 8  # reading a result makes a GPU wait
 
@@ -309,7 +323,7 @@ class StaticSampler:
                 flush()
                 chosen = going.nonzero()[:, 0]
                 kept = kept[chosen]
-                room = min(2 * room, limit) if t == room else room
+                room = next(more for more in rooms(limit) if more > t)
                 contents = _sampled(state, chosen, t)
                 del state  # frees a buffer that has become too small
                 state = self._state(draw, kept, t, room, contents)
@@ -319,6 +333,18 @@ class StaticSampler:
             doing_token(t, limit)
         flush()
         return cut(tokens, logps, t, self._eos, seeds)
+
+    def _most_bytes(self, longest: int, count: int, samples: int, limit: int) -> float:
+        """The most that a batch holds: when it grows for the last time.
+
+        There are the prompts' own keys and values, what was sampled (half of what there is room
+        for then), the new state, whose buffer replaces the old, and what picking tokens takes.
+        """
+        policy, rows = self._policy, rounded(count) * samples
+        state = rounded(count) * math.ceil(longest / _PREFIX) * _PREFIX + rows * limit
+        taken = count * (longest + samples * (limit / 2 + 1))
+        vocabulary = policy.model.config.text_config.vocab_size
+        return bytes_of_token(policy) * (state + taken) + _PICKING * vocabulary * rows
 
     # ------------------------------------------------------------------ one step
 

@@ -318,9 +318,8 @@ class StageRun:
         )
         rows = settings.mini_batch * settings.samples_per_prompt
         self.micro = BatchSize(min(settings.micro_batch or rows, rows), teller.note, policy.let_go)
-        self.sampling = BatchSize(
-            MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt, teller.note
-        )
+        drawn = MOST_DRAWN * settings.prompts_per_step * settings.samples_per_prompt
+        self.sampling = BatchSize(drawn, teller.note, policy.let_go)
         self.teachers = Teachers.of(stage, policy)  # before the weights of a saved step are loaded
         state = self._resume()
         self._first = state["step"] + 1
