@@ -9,8 +9,9 @@ different rewards and a response has half of the limit's tokens in the mean: any
 ends a response, so that its length is as long-tailed as under a constant chance to end. Hours are
 those of the steps that were timed times the recipe's steps; validation and checkpoints are not
 counted. With --part N a step has 1/N of the recipe's prompts and its updates 1/N of their rows, and
-seconds are multiplied by N: samples are drawn and rows are updated in as large batches, only in
-fewer of them. What the dry run expects of an H100 is printed beside.
+seconds are multiplied by N: rows are updated in as large batches, only in fewer of them. That says
+too much of sampling where a small draw takes as long as a large one. What the dry run expects of an
+H100 is printed beside.
 """
 
 from __future__ import annotations

@@ -59,10 +59,11 @@ _GPUS = {
     "L4": (121e12, 0.3e12, 22),
 }
 _ADAPTED = 2.1
-"""Times as long a layer takes with an adapter beside each product, to train and to sample (3B shape
-on an H200)."""
+"""Times as long a layer takes on a GPU with an adapter beside each product, to train and to sample
+(3B shape, rank 64, on an H200)."""
 _REFILLS = 0.25
-"""Further draws of a step in the mean, see `rollout.draw_size`."""
+"""Further draws of a step in the mean where two fifths of the groups or more are mixed, see
+`rollout.draw_size`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +318,11 @@ def _twin_flops(stage: Stage, shape: Shape, lengths: Lengths, work: TwinWork) ->
     return found
 
 
+def _adapted(settings: Settings, machine: Machine) -> bool:
+    """Whether adapters cost time beside their FLOPs, which was measured on a GPU only."""
+    return bool(settings.lora_rank) and machine.bytes == 2
+
+
 def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost:
     """The expected cost of a step of a stage."""
     s, n = stage.settings, stage.settings.samples_per_prompt
@@ -325,7 +331,7 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     flops, prefill = flops_of(stage, shape, lengths)
     works = twin_works(stage, lengths, rows_at_most(stage) > 1)
     trained = trained_parameters(stage, shape)
-    slower = _ADAPTED if s.lora_rank else 1.0
+    slower = _ADAPTED if _adapted(s, machine) else 1.0
     rate = machine.flops * machine.reach / slower
     seconds = {phase: count / rate for phase, count in flops.items()}
     rows_of_pass, _, images = largest_pass(stage, lengths, shared=shape.shared)
@@ -341,7 +347,8 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
         seconds[WAITING] = idle
     seconds["update"] += batches * machine.phase_seconds
     rolled = math.ceil(rows / rows_sampled(stage, shape, lengths, machine))  # batches
-    rolled += _REFILLS if s.dynamic_sampling and lengths.mixed < 1 else 0.0
+    refilled = s.dynamic_sampling and s.max_refills > 0 and lengths.mixed < 1
+    rolled += _REFILLS if refilled else 0.0
     calls = rolled * lengths.longest
     decode = (flops["rollout"] - prefill) / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
@@ -650,7 +657,12 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
         f" {lengths.twin}, responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of"
         f" groups with mixed rewards, {lengths.right:.0%} of their responses right; {machine.name}:"
         f" {machine.flops:.2g} FLOP/s, of which training reaches {machine.reach:.0%} and sampling"
-        f" {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s",
+        f" {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s"
+        + (
+            f"; layers with an adapter take {_ADAPTED:g} times as long"
+            if _adapted(s, machine)
+            else ""
+        ),
         tuple(_notes(stage, shape, lengths, machine, c)),
     )
 

@@ -1,8 +1,8 @@
 """The part of a step before the update: the order of the data, sampled responses, their rewards.
 
 Differences from the original: the order is a pure function of (seed, epoch), so only one number
-must be saved (how many prompts have been drawn); a step draws as many prompts as it expects to
-need, not a whole batch; prompts that are too long are left out when they are drawn.
+must be saved (how many prompts have been drawn); a step draws somewhat more prompts than it
+expects to need, not a whole batch; prompts that are too long are left out when they are drawn.
 """
 
 from __future__ import annotations
