@@ -19,7 +19,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.recipe import Recipe, Stage
+from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.core.terms import places_of
 from modgap.core.text import counted
 from modgap.core.view import get_view
