@@ -123,7 +123,10 @@ class HfEngine:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Every wanted sample of every request, batch by batch."""
-        ids = functools.partial(self._policy.tokenizer.encode, add_special_tokens=False)
+
+        def ids(text: str) -> list[int]:
+            return self._policy.tokenizer.encode(text, add_special_tokens=False)
+
         requests = [replace(r, prompt=at_a_token(r.prompt, ids)) for r in requests]
         window = max(
             1, self._rows.size * _WINDOW // max((len(r.samples) for r in requests), default=1)

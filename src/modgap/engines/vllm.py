@@ -375,8 +375,7 @@ class VllmEngine:
             prompt = self._render(shown, image)
         opened = ""
         if isinstance(prompt.get("prompt"), str):  # a few tokenizers (Mistral's) give tokens only
-            ids = functools.partial(self.llm.get_tokenizer().encode, add_special_tokens=False)
-            asked = at_a_token(asked, ids)
+            asked = at_a_token(asked, self._ids)
             request = replace(request, prompt=asked)
             prompt["prompt"] = complete(prompt["prompt"], replace(shown, prefill=asked.prefill))
             opened = "" if asked.prefill else opened_by(prompt["prompt"])
@@ -395,6 +394,9 @@ class VllmEngine:
         image_tokens = sum(span.get_num_embeds() for span in spans)
         left_out = () if shown.system == asked.system else ("system",)
         return _Prepared(request, prompts, image_tokens, opened=opened, left_out=left_out)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.llm.get_tokenizer().encode(text, add_special_tokens=False)
 
     def _render(self, prompt: Prompt, image: Image | None) -> Any:
         """A prompt through the model's chat template."""
