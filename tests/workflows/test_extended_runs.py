@@ -250,3 +250,28 @@ def test_a_part_that_is_there_already_is_said_and_stays(
     for lost in ("summary.json", "responses.jsonl"):  # as an interrupted call leaves it
         (part / lost).unlink()
         assert main(command) == 0 and capsys.readouterr().out == first
+
+
+def test_a_part_of_a_run_that_was_finished_since_is_refused(
+    problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, part, asked = tmp_path / "whole", tmp_path / "part", Asked()
+
+    def stop(request: Request, sample: int) -> str:
+        if len(asked.keys) == 4:
+            raise KeyboardInterrupt
+        return asked.answer(request, sample)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(problems[:3], ScriptedEngine(stop), whole, views=TWO, samples=2,
+                 identity={"model_fingerprint": "m"})  # fmt: skip
+    command = ["cut", str(whole), "--out", str(part), "--limit", "2"]
+    assert main(command) == 0
+    ask(problems[:3], whole)
+    capsys.readouterr()
+    assert main(command) == 1
+    assert f"finished or had failed samples made again: give another --out, or remove {part}." in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    assert len(keys_of(part)) < 8 and main([*command[:3], f"{part}-anew", *command[4:]]) == 0
+    assert len(keys_of(Path(f"{part}-anew"))) == 8
