@@ -394,7 +394,7 @@ def test_the_address_of_a_killed_cluster_is_none(
     left = tmp_path / "ray" / "ray_current_cluster"
     left.parent.mkdir()
     wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
-    address = "+ray_kwargs.ray_init.address"
+    address = "++ray_kwargs.ray_init.address"
     with socket.create_server(("127.0.0.1", 0)) as cluster:
         left.write_text(f"127.0.0.1:{cluster.getsockname()[1]}")
         run(tools, tmp_path / "joined", wanted)
@@ -406,6 +406,17 @@ def test_the_address_of_a_killed_cluster_is_none(
         run(tools, tmp_path / f"alone {words}", TEXT)
         overrides = json.loads((tmp_path / f"alone {words}/stage1/verl.json").read_text())
         assert overrides[address] == "local", "Ray itself would join what left the address"
+    read = Path.read_text
+
+    def refused(path: Path, *arguments: Any, **more: Any) -> str:
+        if path == left:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    run(tools, tmp_path / "of another user", TEXT)
+    overrides = json.loads((tmp_path / "of another user/stage1/verl.json").read_text())
+    assert overrides[address] == "local", "Ray itself would fail to read the address"
 
 
 def test_problems_count_once_in_each_view(tools: Tools, tmp_path: Path) -> None:
