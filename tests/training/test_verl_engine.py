@@ -346,7 +346,9 @@ def test_a_run_goes_on_with_other_memory_settings(
 
 def test_every_stage_is_checked_before_the_first_one_trains(tools: Tools, tmp_path: Path) -> None:
     faulty = replace(KL, settings=replace(SETTINGS, prompts_per_step=64, mini_batch=64))
-    with pytest.raises(UserError, match=r"stage 2 .*10 training prompts are fewer than the 64"):
+    with pytest.raises(
+        UserError, match=r"stage 2 .*too few training prompts: 10, and a step has 64"
+    ):
         run(tools, tmp_path / "run", TEXT, faulty)
     assert not (tmp_path / "run").exists()
 
@@ -423,7 +425,7 @@ def test_problems_count_once_in_each_view(tools: Tools, tmp_path: Path) -> None:
     """As in the plan: ten problems in two views are twenty prompts."""
     many = replace(SETTINGS, prompts_per_step=16, mini_batch=16)
     assert run(tools, tmp_path / "run", replace(TEXT, settings=many))
-    with pytest.raises(UserError, match="10 training prompts are fewer than the 16"):
+    with pytest.raises(UserError, match="too few training prompts: 10, and a step has 16"):
         run(tools, tmp_path / "one", replace(KL, settings=many))
 
 
