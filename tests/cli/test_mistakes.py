@@ -15,7 +15,8 @@ from modgap.datasets.synthetic import write_dataset
 from modgap.models.load import tiny_folder
 
 PAIR = {"id": "p1", "answer": "25", "prompts": {"full-text": "AB = 7.", "image-only": "Find x."}}
-VERSION = {"problem_index": "1", "problem_version": "Text Dominant", "question": "q", "answer": "A"}
+VERSION = {"problem_index": "1", "problem_version": "Text Dominant", "question": "q", "answer": "A",
+           "question_type": "multi-choice"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from modgap.core.prompt import training_question
 from modgap.datasets import pairs
 from modgap.datasets.convert import convert
 from modgap.datasets.pairs_example import write_example
+from modgap.datasets.recognise import benchmark_of, needs_no_conversion
 from modgap.datasets.synthetic import write_dataset
 
 
@@ -211,3 +212,22 @@ def test_a_layout_of_its_own_is_not_converted(tmp_path: Path) -> None:
     table.mkdir()
     (table / "train.json").write_text(json.dumps([{"text": "Find x. AB = 7", "answer": 7}]))
     assert convert(table, tmp_path / "out", {}).rows == 1
+
+
+def test_a_table_that_only_resembles_mathverse_is_converted(tmp_path: Path) -> None:
+    """Of a folder, one of its tables does not decide about the others."""
+    like = {"question": "Find x. AB = 7", "answer": "7", "problem_version": "Text Lite"}
+    tables = tmp_path / "tables"
+    (tables / "a").mkdir(parents=True)
+    (tables / "a" / "t.json").write_text(json.dumps([like]))
+    for table in (tables / "a" / "t.json", write_parquet(tmp_path / "t.parquet", [like])):
+        assert benchmark_of(table) == ""
+        assert convert(table, tmp_path / "out", {}).rows == 1
+        (tmp_path / "out" / pairs.FILE).unlink()
+    write_json(tables / "a" / "t.json", rows(1))
+    assert benchmark_of(tables / "a") == "mathverse"
+    (tables / "b").mkdir()
+    (tables / "b" / "t.json").write_text(json.dumps([{"text": "Find x. AB = 7", "answer": 7}]))
+    assert needs_no_conversion(tables) == ""
+    anyway = "To convert it nevertheless, name its columns: --column text=COLUMN."
+    assert needs_no_conversion(tables / "a").endswith(anyway)

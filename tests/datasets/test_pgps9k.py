@@ -405,7 +405,7 @@ def test_unknown_clauses_are_counted_once_a_file(tmp_path: Path) -> None:
     (warning,) = report.warnings
     assert (warning.file, warning.kind) == ("test.json", "unknown-clause")
     # `polygon A B C`, two empty ones; six of `unknown`. `line m lieson` has the form of `line A B`.
-    assert warning.message.startswith("9 structural clauses have a form that is not known")
+    assert warning.message.startswith("9 structural clauses of a form that is not known")
     assert "'polygon A B C' in nothing_said" in warning.message
 
 

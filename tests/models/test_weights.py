@@ -153,11 +153,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an untied head": (untied, r"lacks 1 of .*lm_head\.weight"),
     "the embedding": (without("embed_tokens"), r"lacks 2 of .*embed_tokens"),
     "an unknown prefix": (named(lambda n: f"policy.{n}"),
-                          r"lacks \d+ of .*are not the model's \(policy\."),
+                          r"lacks \d+ of .*not the model's: \d+ in it \(policy\."),
     "flat parameters": (lambda f: rewrite(f, lambda s: {"_flat_param": s[UP].flatten()}),
                         r"lacks .*_flat_param"),
     "other shapes": (lambda f: rewrite(f, lambda s: {**s, UP: s[UP][:-8]}),
-                     r"1 of the weights .* \(184, 128\)"),
+                     r"another shape for 1 of its weights .* \(184, 128\)"),
     "two models": (also(lambda s: {f"teacher.{n}": v.clone() for n, v in s.items()}),
                    "not its model's .*teacher"),
     "adapters inside": (
@@ -405,6 +405,6 @@ def broken_for(head: Callable[[Tensor], Tensor], row: int) -> Callable[[Tensor],
 def test_weights_that_are_stored_as_integers_are_refused(folder: Path) -> None:
     rewrite(folder, lambda state: state | {UP: state[UP].to(torch.int8)})
     with pytest.raises(
-        UserError, match=f"1 of the weights .* stored as I8 .{UP}.*quantization_config"
+        UserError, match=f"stores 1 of its weights as I8 .{UP}.*quantization_config"
     ):
         check_model(folder)

@@ -387,7 +387,7 @@ def test_an_unfinished_run_and_a_seed_that_comes_twice_are_left_out_and_named(
         2,
     ]
     said = "\n".join(numbers.warnings)
-    assert "seed1/kl is not in the table over seeds: 23 of its 24 problems are complete" in said
+    assert "seed1/kl is not in the table over seeds: it has 23 of its 24 problems complete" in said
     assert (
         "Seed 2 of full-text is there twice: seed2/full-text counts, again/full-text does not."
         in said

@@ -64,7 +64,8 @@ def test_unfinished_problems_leave_the_pair_and_the_summary_says_so(tmp_path: Pa
     assert summary.views["image-only"].n_problems == 1
     assert summary.views["image-only"].missing_samples == 3
     assert any("image-only is not finished: 3 of 6" in words for words in summary.warnings)
-    assert any("over the 1 of 3 problems" in words for words in summary.warnings)
+    assert any("over 1 complete problem of 3." in words for words in summary.warnings)
+    assert any("The gap is over 1 problem of 3, complete" in words for words in summary.warnings)
 
 
 def test_samples_asked_but_made_for_no_problem_are_missing(tmp_path: Path) -> None:

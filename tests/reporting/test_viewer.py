@@ -69,7 +69,8 @@ def test_latex_is_rendered_and_can_be_shown_as_written(tmp_path: Path, browser: 
 
 
 GEOMETRY = (
-    r"\odot O, \parallelogram ABCD, \angle{A} = 30^\circ, \wideparen{AB} \perp CD, \unknown{x}, $1"
+    r"\odot O, \parallelogram ABCD, \angle{A} = 30^\circ, \wideparen{AB} \perp CD, \unknown{x}, $1,"
+    r" the \angle and the \triangle DEF with \angle 1"
 )
 
 
@@ -91,7 +92,8 @@ def test_marks_of_geometry_are_symbols(
         assert all(mark in marks for mark in "⊙▱∠⏠⊥")
         assert browser.run("document.querySelector('#detail dd mover mrow').textContent") == "AB"
     else:
-        assert text == r"⊙O, ▱ABCD, ∠A = 30°, ⌒AB ⊥ CD, \unknown{x}, $1"
+        shown = r"⊙O, ▱ABCD, ∠A = 30°, ⌒AB ⊥ CD, \unknown{x}, $1, the ∠ and the △DEF with ∠1"
+        assert text == shown
         assert browser.run("document.querySelector('#detail dd').textContent") == "⌒AB?"
     assert r"\unknown{x}, $1" in text and browser.problems == []
     browser.run("document.getElementById('f-raw').click()")

@@ -499,7 +499,7 @@ def test_full_vocab_is_refused_where_it_counts_only() -> None:
 
 def test_a_data_set_smaller_than_a_step_is_refused() -> None:
     overrides(train_rows=512)
-    with pytest.raises(UserError, match="511 training prompts are fewer than the 512 of a step"):
+    with pytest.raises(UserError, match="too few training prompts: 511, and a step has 512"):
         overrides(train_rows=511)
 
 
@@ -612,7 +612,7 @@ def test_a_plan_says_what_a_training_would_not_get_by_with(tmp_path: Path) -> No
     recipe = load("mix", "verl.trainer.n_gpus_per_node=1")
     lines = "\n".join(plan(recipe, MODEL, tmp_path, problems=200)[0])
     assert (
-        "400 training prompts are fewer than the 512 of a step" in lines
+        "too few training prompts: 400, and a step has 512" in lines
         and "GiB are more than 90% of a GPU of 79 GiB" in lines
     )
     recipe = load(

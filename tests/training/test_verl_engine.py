@@ -346,7 +346,9 @@ def test_a_run_goes_on_with_other_memory_settings(
 
 def test_every_stage_is_checked_before_the_first_one_trains(tools: Tools, tmp_path: Path) -> None:
     faulty = replace(KL, settings=replace(SETTINGS, prompts_per_step=64, mini_batch=64))
-    with pytest.raises(UserError, match=r"stage 2 .*10 training prompts are fewer than the 64"):
+    with pytest.raises(
+        UserError, match=r"stage 2 .*too few training prompts: 10, and a step has 64"
+    ):
         run(tools, tmp_path / "run", TEXT, faulty)
     assert not (tmp_path / "run").exists()
 
@@ -394,7 +396,7 @@ def test_the_address_of_a_killed_cluster_is_none(
     left = tmp_path / "ray" / "ray_current_cluster"
     left.parent.mkdir()
     wanted = replace(KL, passed=(("trainer.n_gpus_per_node", "2"),))
-    address = "+ray_kwargs.ray_init.address"
+    address = "++ray_kwargs.ray_init.address"
     with socket.create_server(("127.0.0.1", 0)) as cluster:
         left.write_text(f"127.0.0.1:{cluster.getsockname()[1]}")
         run(tools, tmp_path / "joined", wanted)
@@ -406,13 +408,24 @@ def test_the_address_of_a_killed_cluster_is_none(
         run(tools, tmp_path / f"alone {words}", TEXT)
         overrides = json.loads((tmp_path / f"alone {words}/stage1/verl.json").read_text())
         assert overrides[address] == "local", "Ray itself would join what left the address"
+    read = Path.read_text
+
+    def refused(path: Path, *arguments: Any, **more: Any) -> str:
+        if path == left:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    run(tools, tmp_path / "of another user", TEXT)
+    overrides = json.loads((tmp_path / "of another user/stage1/verl.json").read_text())
+    assert overrides[address] == "local", "Ray itself would fail to read the address"
 
 
 def test_problems_count_once_in_each_view(tools: Tools, tmp_path: Path) -> None:
     """As in the plan: ten problems in two views are twenty prompts."""
     many = replace(SETTINGS, prompts_per_step=16, mini_batch=16)
     assert run(tools, tmp_path / "run", replace(TEXT, settings=many))
-    with pytest.raises(UserError, match="10 training prompts are fewer than the 16"):
+    with pytest.raises(UserError, match="too few training prompts: 10, and a step has 16"):
         run(tools, tmp_path / "one", replace(KL, settings=many))
 
 

@@ -387,7 +387,7 @@ def test_two_tools_on_the_same_responses(tmp_path: Path) -> None:
     assert points(found.accuracy) == {"extraction": 40.0, "judge": -20.0}
     adds_up(found)
     said = " ".join(found.warnings)
-    assert "have no prompt in one run" in said and "Not recorded in both runs: " in said
+    assert "One run lacks the prompt of" in said and "Not recorded in both runs: " in said
     assert "what truncation changes is in the remainder" in said
 
 

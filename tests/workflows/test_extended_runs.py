@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import evaluate
+from asking import evaluate, spec
 from PIL import Image
 
 from modgap.cli.main import main
@@ -19,8 +19,10 @@ from modgap.core.record import RunFolder
 from modgap.engines.scripted import ScriptedEngine
 from modgap.reporting.page import build_report
 from modgap.workflows.cut import cut
+from modgap.workflows.evaluate import as_in
 from modgap.workflows.evaluate import evaluate as evaluate_by_options
 from modgap.workflows.grade import grade_run
+from modgap.workflows.study import Study, StudySets
 
 TWO, THREE = ["full-text", "image-only"], ["full-text", "image-only", "text-only"]
 
@@ -125,6 +127,27 @@ def test_a_command_without_views_takes_those_that_the_run_has(
     bare(tmp_path / "other", views="text-only")
     with pytest.raises(UserError, match=r"views was \['text-only'\], now \['full-text'"):
         bare(tmp_path / "other")
+
+
+def test_a_new_recipe_of_a_study_is_asked_the_views_of_the_extended_base(
+    problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def views(name: str, **options: Any) -> str | None:
+        asked = spec(tmp_path, "tiny", ["kl", "mix"], tmp_path, options=EvalOptions(**options))
+        sets = StudySets([], problems, {}, [])
+        return Study(asked, tmp_path, tmp_path, {}, sets, {}, None).options_for(name).views
+
+    base = tmp_path / "base" / "eval"
+    ask(problems[:2], base)
+    ask(problems[:2], tmp_path / "mix" / "eval")
+    assert views("kl") is None, "the default ones"
+    ask(problems[:2], base, views=THREE)
+    assert views("kl") == ",".join(THREE)
+    assert f"the views are those of {base}: {','.join(THREE)}" in capsys.readouterr().err
+    assert views("mix") is None, "measured already: it keeps its own"
+    assert views("kl", views="text-only") == "text-only" and not views("kl", controls="causal")
+    ask(problems[:2], tmp_path / "other" / "base" / "eval", views=["text-only"])
+    assert as_in(tmp_path / "other" / "base" / "eval", EvalOptions(), ",".join(TWO)).views is None
 
 
 def test_an_interrupted_extension_goes_on(problems: list[Problem], tmp_path: Path) -> None:
@@ -250,3 +273,28 @@ def test_a_part_that_is_there_already_is_said_and_stays(
     for lost in ("summary.json", "responses.jsonl"):  # as an interrupted call leaves it
         (part / lost).unlink()
         assert main(command) == 0 and capsys.readouterr().out == first
+
+
+def test_a_part_of_a_run_that_was_finished_since_is_refused(
+    problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, part, asked = tmp_path / "whole", tmp_path / "part", Asked()
+
+    def stop(request: Request, sample: int) -> str:
+        if len(asked.keys) == 4:
+            raise KeyboardInterrupt
+        return asked.answer(request, sample)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(problems[:3], ScriptedEngine(stop), whole, views=TWO, samples=2,
+                 identity={"model_fingerprint": "m"})  # fmt: skip
+    command = ["cut", str(whole), "--out", str(part), "--limit", "2"]
+    assert main(command) == 0
+    ask(problems[:3], whole)
+    capsys.readouterr()
+    assert main(command) == 1
+    assert f"finished or had failed samples made again: give another --out, or remove {part}." in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    assert len(keys_of(part)) < 8 and main([*command[:3], f"{part}-anew", *command[4:]]) == 0
+    assert len(keys_of(Path(f"{part}-anew"))) == 8

@@ -252,8 +252,8 @@ def test_a_version_that_some_problems_lack_is_left_out_and_said(rows: Rows, tmp_
     )
     assert summary.gap.n_problems == 5
     said = " ".join(summary.warnings)
-    assert "text-lite is over 5 of 8 problems: the data has no such version of the others." in said
-    assert "not finished" not in said and "gap is over the 5 of 8 problems" in said
+    assert "text-lite is over 5 of 8 problems: the data has no such version of the rest." in said
+    assert "not finished" not in said and "gap is over 5 problems of 8, complete" in said
 
 
 def test_what_only_a_judge_can_tell_is_an_error_that_says_so(

@@ -222,7 +222,7 @@ def test_with_gold_problems_are_the_data_sets(rows: Rows, data: Path, tmp_path: 
     assert odd["match no problem and version of --gt and are left out"] == [
         "77 vision-dominant sample 0"
     ]
-    assert len(odd["of 48 are missing"]) == 4
+    assert len(odd["are missing, of 48"]) == 4
     assert set(run.strict.mathverse.subjects) == {row["metadata"]["subject"] for row in rows}
     assert run.strict.gap is None and "Only vision versions" in " ".join(run.strict.warnings)
     row = RunFolder(tmp_path / "run").problems()["1"]

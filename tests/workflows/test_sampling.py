@@ -251,9 +251,9 @@ def test_options_of_a_run_are_those_of_another_one_where_nobody_asks(
     tmp_path: Path, engine: Recording
 ) -> None:
     ask(tmp_path / "base", temperature=1.3, samples=3)
-    taken = as_in(tmp_path / "base", EvalOptions(seed=1))
+    taken = as_in(tmp_path / "base", EvalOptions(seed=1), "full-text,image-only")
     assert (taken.temperature, taken.samples, taken.max_tokens, taken.seed) == (1.3, 3, 256, 1)
-    assert as_in(tmp_path / "none", EvalOptions()) == EvalOptions()
+    assert as_in(tmp_path / "none", EvalOptions(), "full-text") == EvalOptions()
     assert eval_arguments(EvalOptions(temperature="model", samples=3)) == [
         "--samples",
         "3",

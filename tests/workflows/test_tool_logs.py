@@ -102,7 +102,7 @@ def test_the_responses_that_repeats_lose_are_counted(tmp_path: Path) -> None:
     rows = [lmms_row(n, RIGHT, 1) for n in (1, 2, 3)]
     write_lmms(tmp_path / "logs", rows, repeats=4)
     done = imported("lmms-eval", tmp_path / "run", tmp_path / "logs")
-    assert any("9 of 12 responses are not in the file" in words for words in done.warnings)
+    assert any("the file lacks 9 of 12 responses." in words for words in done.warnings)
     assert RunFolder(tmp_path / "run").manifest()["resolved"]["samples"] == 1
 
 
@@ -354,7 +354,7 @@ def test_failed_samples_of_a_successful_log_are_errors(tmp_path: Path) -> None:
     assert {why: len(names) for why, names in done.verdict_errors.items()} == {
         inspect_log.UNSCORED: 2, inspect_log.UNREAD: 1,
     }  # fmt: skip
-    assert any("1 of 6 samples are missing" in words for words in done.warnings)
+    assert any("missing: 1 of 6 samples." in words for words in done.warnings)
     responses = list(RunFolder(tmp_path / "run").responses())
     assert responses[0].prompt == "Think. What is x of figure 1?"
     assert [row.finish_reason for row in responses] == ["stop", "error", "stop", "stop", "error"]
@@ -451,7 +451,7 @@ def test_the_command_prints_how_many_errors_of_each_kind(
     assert main(["import", "--from", "lmms-eval", str(tmp_path / "logs"), "--out", out]) == 0
     said = capsys.readouterr().out
     assert "errors: 1 response, 2 scores of lmms-eval" in said
-    assert "accuracy by lmms-eval: 0.0% to 100.0% of 2 samples, as 2 of its scores" in said
+    assert "accuracy by lmms-eval: 0.0% to 100.0% of 2 samples, with 2 scores unknown" in said
     assert f"1 response: {lmms_eval.EMPTY}" in said and f"2 scores: {lmms_eval.DEAD}" in said
     assert main(["grade", out, "--mode", "paper"]) == 0
     assert [row.outcome for row in RunFolder(out).grades("lmms-eval")] == ["error", "error"]
@@ -464,7 +464,7 @@ def test_the_command_says_how_many_right_answers_our_rules_do_not_find(
         write_lmms(tmp_path / name, [lmms_row(1, text, 1), lmms_row(2, RIGHT, 1)])
         command = ["import", "--from", "lmms-eval", str(tmp_path / name)]
         assert main([*command, "--out", str(tmp_path / f"run-{name}")]) == 0
-        said = "1 of 2 responses are right by lmms-eval and hold no answer by our rules"
+        said = "right by lmms-eval and without an answer by our rules"
         assert (said in capsys.readouterr().out) == (name == "words")
 
 

@@ -73,15 +73,14 @@ def _incomplete(view: str, what: str, row: ViewSummary, summary: Summary) -> lis
         asked = has_view * samples_of(view, summary.samples_per_problem)
         words.append(
             f"{what} is not finished: {row.missing_samples:,} of"
-            f" {counted(asked, 'sample')} are missing or not graded; its"
-            f" numbers are over the {row.n_problems:,} of {counted(has_view, 'problem')} that are"
-            " complete."
+            f" {counted(asked, 'sample')} missing or not graded; its numbers are over"
+            f" {counted(row.n_problems, 'complete problem')} of {has_view:,}."
         )
-    lacking = "data has no such version of the others"
+    lacking = "data has no such version of the rest"
     if has_view < summary.n_problems:
         words.append(
             f"{what} is over {has_view:,} of {counted(summary.n_problems, 'problem')}: the"
-            f" {'others have no number to read' if view in WHOSE else lacking}."
+            f" {'rest has no number to read' if view in WHOSE else lacking}."
         )
     return words
 
@@ -97,8 +96,8 @@ def _unpaired(of: str, summary: Summary) -> list[str]:
         )
     elif summary.pairable and paired < summary.n_problems:
         words.append(
-            f"The gap{of} is over the {paired:,} of {counted(summary.n_problems, 'problem')} that"
-            " are complete in both views."
+            f"The gap{of} is over {counted(paired, 'problem')} of {summary.n_problems:,}, complete"
+            " in both views."
         )
     if gap and summary.causal is None and set(VIEWS) <= summary.views.keys():
         words.append(

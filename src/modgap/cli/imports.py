@@ -163,8 +163,8 @@ def _own_accuracy(done: ImportedLog) -> str:
     if not unknown:
         return f"accuracy by {done.log.tool}: {low:.1f}% of {counted(total, 'sample')}"
     return (
-        f"accuracy by {done.log.tool}: {low:.1f}% to {high:.1f}% of {counted(total, 'sample')}, as"
-        f" {unknown:,} of its scores are unknown"
+        f"accuracy by {done.log.tool}: {low:.1f}% to {high:.1f}% of {counted(total, 'sample')},"
+        f" with {counted(unknown, 'score')} unknown"
     )
 
 
@@ -201,9 +201,9 @@ def _print_log(done: ImportedLog) -> None:
         console.print(as_rich(table, plain=not console.is_terminal))
         if unread := done.agreement.get(("correct", "no_answer")):
             show(
-                f"{unread:,} of {counted(sum(done.agreement.values()), 'response')} are right by"
-                f" {log.tool} and hold no answer by our rules, which count them as not right: did"
-                " the prompt ask for a box?"
+                f"right by {log.tool} and without an answer by our rules, which is not right:"
+                f" {unread:,} of {counted(sum(done.agreement.values()), 'response')}; did the"
+                " prompt ask for a box?"
             )
     show("Graded strict (the run's grades and summary):")
     print_summary(done.summary, done.path.name)

@@ -17,12 +17,11 @@ from modgap.core.files import Root, open_regular, read_text
 from modgap.core.view import VERSIONS
 from modgap.datasets.faults import Fault, json_type, missing
 from modgap.datasets.hub import fetch_data_set
-from modgap.datasets.recognise import hint
+from modgap.datasets.recognise import MATHVERSE, hint
 from modgap.grading.mathverse import FREE_FORM, MULTI_CHOICE, question_type_of
 
 HUB_ID = "AI4Math/MathVerse"
-_NEEDED = ("problem_index", "problem_version", "question", "answer", "question_type")
-_TAKEN = (*_NEEDED, "question_for_eval", "metadata", "sample_index")
+_TAKEN = (*MATHVERSE, "question_for_eval", "metadata", "sample_index")
 _JSON = (".json", ".jsonl")
 _BATCH = 64
 """Rows of a parquet file whose images are in memory at once while they are assigned."""
@@ -168,7 +167,7 @@ def _parquet_records(file: Path) -> Iterator[dict[str, Any] | Fault]:
     try:
         table = pq.ParquetFile(file)
         names = set(table.schema_arrow.names)
-        if missing := [name for name in _NEEDED if name not in names]:
+        if missing := [name for name in MATHVERSE if name not in names]:
             yield Fault(
                 file.name,
                 "",
@@ -232,7 +231,7 @@ def _row(file: Path, number: int, record: Mapping[str, Any]) -> tuple[Row | None
     texts: dict[str, str] = {}
     for key in ("problem_version", "question", "answer", "question_type", "question_for_eval"):
         value = record.get(key)
-        if key in _NEEDED and key not in record:
+        if key in MATHVERSE and key not in record:
             fault("missing-key", missing(key, record))
         elif isinstance(value, str) or (value is None and key != "problem_version"):
             texts[key] = value or ""

@@ -28,6 +28,7 @@ from modgap.core.errors import UserError, command_line, part, unknown
 from modgap.core.files import Root
 from modgap.core.problem import Problem
 from modgap.core.prompt import conditions, structural_condition
+from modgap.core.text import counted
 from modgap.datasets.faults import (
     Counts,
     Fault,
@@ -127,8 +128,8 @@ def check(
         report.splits[split] = counts
         if unknown_clauses:
             message = (
-                f"{len(unknown_clauses)} structural clauses have a form that is not known and say"
-                " nothing in prompts:"
+                f"{counted(len(unknown_clauses), 'structural clause')} of a form that is not known,"
+                " without words in prompts:"
                 f" {', '.join(unknown_clauses[:3])}{' ...' if len(unknown_clauses) > 3 else ''}"
             )
             report.faults.append(Fault(file, "", "unknown-clause", message, "warning"))

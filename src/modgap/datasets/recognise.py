@@ -12,7 +12,8 @@ from typing import cast
 from modgap.core.errors import command_line
 from modgap.core.files import open_regular, read_start
 
-_VERSIONED = b'"problem_version"'
+MATHVERSE = ("problem_index", "problem_version", "question", "answer", "question_type")
+"""The columns that a row of MathVerse needs."""
 _HEAD = 65_536
 _MOST_FILES = 50
 _SPLITS = ("train.json", "test.json")
@@ -58,12 +59,16 @@ def needs_no_conversion(path: Path, *, mapped: bool = False) -> str:
             return ""
         if found == "pgps9k" and not (place / "Diagram_Visual").is_dir():
             return ""  # train.json may be a list of rows
-    elif mapped or not (found == "mathverse" or (found == "pairs" and _is_pairs(place))):
+    elif mapped or found not in ("mathverse", "pairs") or place != path:
+        return ""  # of a folder, one below it does not decide
+    elif found == "pairs" and not _is_pairs(place):
         return ""
     check = command_line("data", "check", place, "--benchmark", found)
+    anyway = " To convert it nevertheless, name its columns: --column text=COLUMN."
     return (
         f"{place} has the layout of --benchmark {found}, which modgap reads as it is: give it as"
         f" --data with that benchmark (`{check}`)."
+        f"{anyway if found in ('mathverse', 'pairs') else ''}"
     )
 
 
@@ -117,12 +122,12 @@ def _data_files(path: Path) -> Iterator[Path]:
 def _file(path: Path) -> str:
     if path.suffix == ".parquet":
         columns = _ends(path)
-        if b"problem_version" in columns:
+        if all(name.encode() in columns for name in MATHVERSE):
             return "mathverse"
         hub = all(name in columns for name in (b"images", b"problem", b"answer"))
         return "geometry3k" if hub else ""
     head = read_start(path, _HEAD)
-    if _VERSIONED in head:
+    if all(f'"{name}"'.encode() in head for name in MATHVERSE):
         return "mathverse"
     line = head.lstrip().partition(b"\n")[0]
     keys = (b'"prompts"', b'"full-text"', b'"full_text"', b'"conditions"')

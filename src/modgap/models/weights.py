@@ -279,8 +279,8 @@ def check_weights(folder: Path, as_is: bool = False) -> Weights:
     if weights.coded:
         name, kind = next(iter(weights.coded.items()))
         raise UserError(
-            f"{len(weights.coded)} of the weights in {folder} are stored as {kind} ({name}), and"
-            " its config.json has no quantization_config to read them by: give the unquantized"
+            f"{folder} stores {len(weights.coded)} of its weights as {kind} ({name}), and its"
+            " config.json has no quantization_config to read them by: give the unquantized"
             f" model, {CONVERT}"
         )
     empty = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
@@ -330,7 +330,7 @@ def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: i
         UserError: Some are missing or of another shape, or many are not the model's.
     """
     missing, foreign = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    others = f"; {len(foreign)} in it are not the model's ({_some(foreign)})" if foreign else ""
+    others = f"; not the model's: {len(foreign)} in it ({_some(foreign)})" if foreign else ""
     if missing:
         raise UserError(
             f"{folder} lacks {len(missing)} of the {count} weights of its model"
@@ -339,9 +339,9 @@ def refuse_misfits(folder: Path, report: Mapping[str, Collection[Any]], count: i
     if wrong := sorted(report["mismatched_keys"]):
         name, has, wants = wrong[0]
         raise UserError(
-            f"{len(wrong)} of the weights in {folder} do not have the shape that its config.json"
-            f" says ({name}: {tuple(has)}, not {tuple(wants)}): copy config.json and weights of the"
-            " same model"
+            f"the config.json of {folder} says another shape for {len(wrong)} of its weights"
+            f" ({name}: {tuple(has)}, not {tuple(wants)}): copy config.json and weights of the same"
+            " model"
         )
     if len(foreign) > _FOREIGN * count:
         raise UserError(

@@ -188,7 +188,7 @@ class GenerationSource(Source):
         wanted = [key for _, key in self._wanted()]
         odd = dict(self._odd)
         if missing := [_named(key) for key in wanted if key not in self._rows]:
-            odd[f"of {len(wanted):,} are missing"] = missing
+            odd[f"are missing, of {len(wanted):,}"] = missing
         return _note(self._files, odd, scored, self._views, with_gold=self._with_gold)
 
     def with_original(self, strict: Summary, paper: Summary) -> Summary:
@@ -379,7 +379,9 @@ def _note(
             "have the same answer as a sample that the original's judge saw otherwise; the first"
             " counts"
         ] = scored["judged_both_ways"]
-    warnings = [f"{len(names):,} samples {what}: {some_of(names)}." for what, names in odd.items()]
+    warnings = [
+        f"Samples ({len(names):,}) that {what}: {some_of(names)}." for what, names in odd.items()
+    ]
     sides = {ALL_VIEWS[view].side for view in views} - {"control"}
     if len(sides) == 1:
         warnings.append(

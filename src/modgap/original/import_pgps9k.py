@@ -218,9 +218,9 @@ def _notes(
         view, odd = answers.folder.view, dict(answers.odd)
         wanted = [(problem.id, attempt) for problem in problems for attempt in range(samples)]
         if missing := [file_name(*key) for key in wanted if key not in answers.texts]:
-            odd[f"of {len(wanted):,} are missing"] = missing
+            odd[f"are missing, of {len(wanted):,}"] = missing
         for what, names in odd.items():
-            warnings.append(f"{view}: {len(names):,} files {what}: {some_of(names)}.")
+            warnings.append(f"{view}: files ({len(names):,}) that {what}: {some_of(names)}.")
         files[view] = odd
     for name, setting in (("temperature", "temperature"), ("token limit", "max_tokens")):
         said = {answers.folder.view: getattr(answers.folder, setting) for answers in read}

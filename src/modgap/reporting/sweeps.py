@@ -221,8 +221,8 @@ def _is_whole(run: EvalRun, score: Scores, sweep: Sweep) -> bool:
     if paired == len(sweep.problems):
         return True
     sweep.notes.append(
-        f"{run.name} is not in the table over seeds: {paired:,} of its {len(sweep.problems):,}"
-        " problems are complete in both views."
+        f"{run.name} is not in the table over seeds: it has {paired:,} of its"
+        f" {len(sweep.problems):,} problems complete in both views."
     )
     return False
 

@@ -200,9 +200,9 @@ def unsolvable_words(scores: Scores, name: str) -> list[str]:
     ids = [row.id for row, found in zip(scores.problems, found_P, strict=True) if found]
     shown = f"{', '.join(ids[:MOST_IDS])}{' ...' if count > MOST_IDS else ''}"
     return [
-        f"{name}: {count:,} of {counted(of, 'problem')} ({count / of:.1%}) are right from the image"
-        f" and never from the text ({shown}). Their annotations may lack what only the picture"
-        " shows, which makes the gap smaller than it is: look at them."
+        f"{name}: right from the image and never from the text: {count:,} of"
+        f" {counted(of, 'problem')} ({count / of:.1%}): {shown}. An annotation may lack what only"
+        " the picture shows, which makes the gap smaller than it is: look there."
     ]
 
 
@@ -270,14 +270,14 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
     if causal.left_out:
         words.append(
             f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split or an"
-            " answer in one, or have no number to read."
+            " answer in one, or had no number to read."
         )
     return words
 
 
 def _too_few(causal: CausalSummary) -> str:
     """Why the gap is not split into shares, in words."""
-    head = f"{counted(causal.n_problems, 'problem')} are too few problems to split the gap:"
+    head = f"There are too few problems to split the gap ({causal.n_problems:,}):"
     known = {
         name: (part.share_low, part.share_high)
         for name, part in causal.parts.items()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,7 +48,7 @@ def cut(
 
     Raises:
         UserError: The run is not one of `modgap eval`, does not have what is asked for, or `out`
-            holds something else.
+            holds something else, also a part of the run as it was before.
     """
     whole = source if isinstance(source, Run) else load_run(source)
     manifest: dict[str, Any] = dict(whole.manifest)
@@ -68,17 +70,19 @@ def cut(
     if len(rows) < len(problems):
         # That of the problems together is of all of them; each has its own in fingerprints.json.
         fingerprints.pop("data_fingerprint", None)
+    responses = _chosen(whole, rows, chosen, count)
     cut_from = {name: manifest.get(name) for name in ("resolved", "fingerprints")}
+    cut_from["responses"] = _digest(responses())
     with folder.lock():
         folder.start("eval", kept, manifest.get("given", {}), **fingerprints)
         part = Run(folder.path)
         if folder.unanswered():
             folder.note("cut_from", cut_from)
-            _write(folder, whole, rows, chosen, count)
+            _write(folder, whole, rows, count, responses())
         elif cast("dict[str, Any]", part.manifest).get("cut_from") != cut_from:
             raise UserError(
-                f"{out} holds another run's part, or one from before {whole.path} was extended:"
-                " give another --out."
+                f"{out} holds another run's part, or one from before {whole.path} was extended,"
+                f" finished or had failed samples made again: give another --out, or remove {out}."
             )
         elif (part.path / "summary.json").is_file():
             say(f"{out} holds this part already")
@@ -87,8 +91,40 @@ def cut(
     return part
 
 
+def _chosen(
+    whole: Run, rows: list[ProblemRow], views: list[str], samples: int
+) -> Callable[[], Iterator[Response]]:
+    """What reads the responses of a part from the run, as often as it is called."""
+    names = {row.id for row in rows}
+    asked = {view: samples_of(view, samples) for view in views}
+
+    def taken() -> Iterator[tuple[int, Response]]:
+        for start, row in whole.folder.placed_responses():
+            if row.problem_id in names and row.sample < asked.get(row.view, 0):
+                yield start, row
+
+    # Read again for each use, as no text is kept: of a sample that is there twice, the last line
+    # counts.
+    arranged = Arrangement(whole.problems, samples)
+    for start, row in taken():
+        arranged.add_response(row, start)
+    return lambda: (row for start, row in taken() if arranged.is_last(row, start))
+
+
+def _digest(responses: Iterable[Response]) -> str:
+    """What changes where the run is finished, or failed samples of it are made again."""
+    digest = hashlib.sha256()
+    for row in responses:
+        digest.update(json.dumps([*row.key, row.finish_reason, row.response]).encode())
+    return digest.hexdigest()[:16]
+
+
 def _write(
-    folder: RunFolder, whole: Run, rows: list[ProblemRow], views: list[str], samples: int
+    folder: RunFolder,
+    whole: Run,
+    rows: list[ProblemRow],
+    samples: int,
+    responses: Iterator[Response],
 ) -> None:
     """The files of a part, without its grades."""
     manifest: dict[str, Any] = dict(whole.manifest)
@@ -104,19 +140,8 @@ def _write(
     verdicts = whole.path / "judge.jsonl"
     if verdicts.is_file():
         shutil.copyfile(verdicts, folder.path / verdicts.name)
-    asked = {view: samples_of(view, samples) for view in views}
-
-    def taken() -> Iterator[tuple[int, Response]]:
-        for start, row in whole.folder.placed_responses():
-            if row.problem_id in names and row.sample < asked.get(row.view, 0):
-                yield start, row
-
-    # Read twice, as no text is kept: of a sample that is there twice, the last line counts.
-    arranged = Arrangement(whole.problems, samples)
-    for start, row in taken():
-        arranged.add_response(row, start)
     # Written last: where there are responses, the part lacks nothing but its grades.
-    folder.write_responses(row for start, row in taken() if arranged.is_last(row, start))
+    folder.write_responses(responses)
 
 
 def _views(asked: str | None, there: list[str]) -> list[str]:

@@ -169,15 +169,24 @@ def _sampling(problems: Sequence[Problem], options: EvalOptions, folder: Path | 
     )
 
 
-def as_in(run: Path, options: EvalOptions) -> EvalOptions:
-    """The options, with the sampling of an existing evaluation where they give none."""
+def as_in(run: Path, options: EvalOptions, default: str) -> EvalOptions:
+    """The options, with the sampling and more views of an existing evaluation if not given.
+
+    Args:
+        run: The evaluation.
+        options: What is given.
+        default: The default views; others are taken where these are among them.
+    """
     folder = RunFolder(run)
     if not folder.manifest_path.exists():
         return options
     before = folder.manifest().get("resolved", {})
-    taken = {
-        name: before[name] for name in SAMPLING if getattr(options, name) is None and name in before
-    }
+    absent = _not_given(options)
+    taken = {name: before[name] for name in SAMPLING if name in absent and name in before}
+    views: list[str] = before.get("views", [])
+    if "views" in absent and {view.name for view in parse_views(default)} < set(views):
+        taken["views"] = ",".join(views)
+        say(f"the views are those of {run}: {taken['views']}")
     return replace(options, **taken)
 
 

@@ -212,13 +212,13 @@ class Halves:
             )
         if unknown := sum(same is None for same in asked):
             self.warnings.append(
-                f"{unknown:,} of {len(asked):,} problems and views have no prompt in one run: what"
-                " the prompt changes there is in sampling/other."
+                f"One run lacks the prompt of {unknown:,} of {len(asked):,} problems and views:"
+                " what the prompt changes there is in sampling/other."
             )
         if False in asked:
             self.notes["prompts"] = (
-                f"on the {sum(same is False for same in asked):,} of {len(asked):,} problems and"
-                " views that were asked in other words, with what sampling changes there"
+                f"on {sum(same is False for same in asked):,} of {len(asked):,} problems and"
+                " views, asked in other words, with what sampling changes there"
             )
         questions = sum(
             _plain(a.problems[name].question_of(view)) != _plain(b.problems[name].question_of(view))
@@ -226,8 +226,8 @@ class Halves:
         )
         if questions:
             self.warnings.append(
-                f"{questions:,} of {len(self.cells):,} problems and views have another question in"
-                " each run: are they of the same version of the data set?"
+                f"The runs ask another question in {questions:,} of {len(self.cells):,} problems"
+                " and views: are they of the same version of the data set?"
             )
 
     def by_problem(self, views: Sequence[str]) -> tuple[list[str], Any]:

@@ -195,11 +195,11 @@ def _warnings(log: Log, responses: Iterable[Response]) -> list[str]:
     rows = list(responses)
     if failed := sum(row.finish_reason == "error" for row in rows):
         found.append(
-            f"{failed:,} of {counted(len(rows), 'sample')} of the log failed and are `error`."
+            f"`error`, as they failed in the log: {failed:,} of {counted(len(rows), 'sample')}."
         )
     wanted = len({(row.problem_id, row.view) for row in rows}) * int(log.task["samples"])
     if missing := wanted - len(rows):
-        found.append(f"{missing:,} of {counted(wanted, 'sample')} are missing from the log.")
+        found.append(f"Missing from the log: {missing:,} of {counted(wanted, 'sample')}.")
     return found
 
 

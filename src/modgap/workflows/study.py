@@ -91,7 +91,8 @@ class Study:
     def options_for(self, name: str, also: str = "") -> EvalOptions:
         """How a recipe is evaluated.
 
-        Options that are not given are those of its own evaluation, else of the base model's.
+        Sampling and views that are not given are those of its own evaluation, else of the base
+        model's.
 
         Args:
             name: The recipe, or `base`.
@@ -102,7 +103,8 @@ class Study:
             options = replace(options, views=None)
         if name == "base" or (out / name / folder / "manifest.json").exists():
             return options
-        return as_in(out / "base" / folder, options)
+        problems = self.sets.also[also] if also else self.sets.test
+        return as_in(out / "base" / folder, options, default_views(problems))
 
     def measure(self, name: str, model: Path, bars: Bars) -> None:
         """Evaluate the base model or a recipe on the test problems and on each set of `--also`."""

@@ -232,6 +232,14 @@ def test_the_plugin_is_registered_as_verls_engine_and_agent_loop() -> None:
     assert PPOTrainer._balance_batch is plugin.balance_batch
 
 
+def test_a_cluster_of_ones_own_is_set_whether_or_not_verl_has_the_key() -> None:
+    """As a launch sets it, on a machine where a killed cluster has left its address."""
+    address, stage = "ray_kwargs.ray_init.address", load("full-text").stages[0]
+    for more in ({}, {f"+{address}": "auto"}):
+        overrides = stage_overrides(stage, MODEL, FILES) | more | {f"++{address}": "local"}
+        assert compose(overrides).ray_kwargs.ray_init.address == "local"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_verl_itself_fails_in_one_line_and_leaves_no_process(

@@ -66,8 +66,8 @@
   // built of nodes, not of HTML.
   const BEFORE = { angle: "∠", measuredangle: "∡", triangle: "△", odot: "⊙", parallelogram: "▱", square: "□", widehat: "⌒", wideparen: "⌒", overparen: "⌒", overarc: "⌒" };
   const BETWEEN = { perp: "⊥", parallel: "∥", cong: "≅", sim: "∼", times: "×", cdot: "·", pi: "π", degree: "°" };
-  const symbols = (text) => text.replace(/\^(?:\{\\circ\}|\\circ(?![A-Za-z]))/g, "°").replace(/\\([A-Za-z]+)( *)(?:\{([A-Z]+)\})?/g, (all, name, space, points = "") =>
-    Object.hasOwn(BEFORE, name) ? BEFORE[name] + points : Object.hasOwn(BETWEEN, name) ? BETWEEN[name] + space + points : all);
+  const symbols = (text) => text.replace(/\^(?:\{\\circ\}|\\circ(?![A-Za-z]))/g, "°").replace(/\\([A-Za-z]+)( *\{[A-Z]+\}| +(?=(?:[A-Z]{1,4}|\d+)(?![A-Za-z])))?/g, (all, name, points = "") =>
+    Object.hasOwn(BEFORE, name) ? BEFORE[name] + points.replace(/[ {}]/g, "") : Object.hasOwn(BETWEEN, name) ? BETWEEN[name] + points.replace(/[{}]/g, "") : all);
   const macros = { "\\parallelogram": "▱", "\\wideparen": "\\overgroup", "\\overparen": "\\overgroup", "\\overarc": "\\overgroup" };
   const MATH = /\$\$([^$]+)\$\$|\\\[([\s\S]+?)\\\]|\\\(([\s\S]+?)\\\)|\$([^$\n]+)\$|(\\[a-zA-Z]+(?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*(?: +[A-Z]{1,3}(?![A-Za-z]))?)/g;
   const rich = (text) => {

@@ -144,8 +144,8 @@ def check_overrides(model: Model, out: Overrides, train_rows: int | None) -> Non
     prompts = _whole(out, "data.train_batch_size")
     if train_rows is not None and train_rows < prompts:
         raise UserError(
-            f"{train_rows} training prompts are fewer than the {prompts} of a step, and verl needs"
-            f" at least one full step: set prompts_per_step and mini_batch to at most {train_rows}."
+            f"too few training prompts: {train_rows}, and a step has {prompts}; verl needs at"
+            f" least one full step: set prompts_per_step and mini_batch to at most {train_rows}."
         )
     _check_files(out)
     _check_pixels(out, model, _whole(out, "data.max_prompt_length"))

@@ -247,9 +247,12 @@ def _cluster() -> bool:
 
 
 def _started_here() -> str | None:
-    """The address that `ray start` has written on this machine, if any."""
+    """The address that `ray start` has written on this machine, if any; empty if unreadable."""
     file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
-    return file.read_text(errors="replace").strip() if file.is_file() else None
+    try:
+        return file.read_text(errors="replace").strip() if file.is_file() else None
+    except OSError:  # another user's: no cluster of ours
+        return ""
 
 
 def _listens(address: str) -> bool:
@@ -447,7 +450,9 @@ def _launch(folder: Path, overrides: dict[str, Any], teller: Teller, tools: Tool
     named = os.environ.get("RAY_ADDRESS") or address in {key.lstrip("+") for key in overrides}
     left = None if named else _started_here()
     if left is not None and not _listens(left):
-        of_launch[f"+{address}"] = "local"  # Ray would join the cluster that was killed, and fail
+        # Ray would join the cluster that was killed, or read the address, and fail. `++` also sets
+        # a key that verl's configuration has.
+        of_launch[f"++{address}"] = "local"
     write_json(folder / "verl.json", overrides | of_launch)
 
     def report(line: dict[str, Any]) -> None:

@@ -155,8 +155,8 @@ def plan(
             and (rows := problems * len(files.train)) < overrides["data.train_batch_size"]
         ):
             planned.notes.append(
-                f"{rows} training prompts are fewer than the {overrides['data.train_batch_size']}"
-                " of a step: a training is refused with them"
+                f"too few training prompts: {rows}, and a step has"
+                f" {overrides['data.train_batch_size']}: a training is refused with them"
             )
         planned.notes += notes(stage, model, overrides)
         stages.append(planned)

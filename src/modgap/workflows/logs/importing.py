@@ -214,10 +214,12 @@ def _warnings(
         f" {_some(names)}."
         for what, names in lost.items()
     ]
-    found += [f"{_count(rows, 'row')} {what}: {_some(rows)}." for what, rows in matched.odd.items()]
+    found += [
+        f"Rows ({len(rows):,}) that {what}: {_some(rows)}." for what, rows in matched.odd.items()
+    ]
     cells = {key[:2] for key in matched.samples}
     if missing := len(cells) * samples - len(matched.samples):
-        found.append(f"{missing:,} of {counted(len(cells) * samples, 'sample')} are missing.")
+        found.append(f"Missing: {missing:,} of {counted(len(cells) * samples, 'sample')}.")
     found += log.remarks
     if not any(sample.completion_tokens for sample in matched.samples.values()):
         found.append("The log does not say how many tokens a response has: they count as 0.")

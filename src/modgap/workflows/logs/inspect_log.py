@@ -85,8 +85,8 @@ def read(paths: Sequence[Path], scorer: str | None = None) -> Log:
         wanted = {sample.get("id") for sample in log.samples}
         if missing := len(wanted) * epochs - len(log.samples):
             found.remarks.append(
-                f"{log.path.name}: {missing:,} of {counted(len(wanted) * epochs, 'sample')} are"
-                " missing."
+                f"{log.path.name}: missing: {missing:,} of"
+                f" {counted(len(wanted) * epochs, 'sample')}."
             )
         for sample in log.samples:
             found.samples.append(_sample(log.path, header, sample, name))

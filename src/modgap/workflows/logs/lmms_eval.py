@@ -212,7 +212,7 @@ def _repeats(log: Log, task: str, rows: int, settings: Mapping[str, Any]) -> Non
     if repeats > 1:
         log.remarks.append(
             f"{task} was run with -n {repeats}, and a row keeps the first response:"
-            f" {rows * (repeats - 1):,} of {rows * repeats:,} responses are not in the file."
+            f" the file lacks {rows * (repeats - 1):,} of {rows * repeats:,} responses."
         )
 
 
