@@ -203,7 +203,9 @@ def test_prefilled_words_are_compared_with_right_words_of_its_own() -> None:
     for read, points in (("r-r-", -25.0), ("----", None)):
         found = split(scores(ANSWERS, read=read))
         assert found is not None and (found.own_words and found.own_words.points) == points
-        assert not any("do not act as its own" in words for words in causal_words(found))
+        said = causal_words(found)
+        assert not any("do not act as its own" in words for words in said)
+        assert any(("was not tested" if points is None else "are −25.0 points") in w for w in said)
 
 
 def test_without_a_view_or_with_few_problems_there_is_no_split() -> None:
@@ -213,7 +215,7 @@ def test_without_a_view_or_with_few_problems_there_is_no_split() -> None:
     few = scores(ANSWERS, problems=9)
     assert split(few) is None
     (words,) = (words for words in summarise_run(few).warnings if "not split" in words)
-    assert "fewer than 10 of its problems" in words
+    assert "fewer than 10 of its 9 problems" in words and "--limit" in words
     assert not any("not split" in words for words in summarise_run(scores(ANSWERS)).warnings)
 
 

@@ -80,7 +80,7 @@ def split(scores: Scores) -> CausalSummary | None:
         return None
     position = {view: v for v, view in enumerate(scores.views)}
     split_V = [position[view] for view in VIEWS]
-    # A sample without an answer would count as an effect of its view.
+    # A sample that failed would count as an effect of its view.
     failed_P = (scores.codes_PVS[:, split_V] == OUTCOMES.index("error")).any(axis=(1, 2))
     keep_P = scores.paired_P & scores.complete_PV[:, split_V].all(axis=1) & ~failed_P
     shown = list(VIEWS)

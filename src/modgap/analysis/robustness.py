@@ -304,7 +304,7 @@ def _sign(part: GapPart) -> int:
 _CONCLUSIONS: Final = {
     1: "there is a gap: its whole interval is above 0",
     -1: "the image side is better: the gap's whole interval is below 0",
-    0: "no gap for certain: its interval holds 0",
+    0: "whether there is a gap is open: its interval holds 0",
 }
 
 

@@ -101,8 +101,9 @@ def _unpaired(of: str, summary: Summary) -> list[str]:
         )
     if gap and summary.causal is None and set(VIEWS) <= summary.views.keys():
         words.append(
-            f"The gap{of} is not split into parts: fewer than {FEWEST} of its problems have an"
-            " answer in every sample of all views of the split."
+            f"The gap{of} is not split into parts: fewer than {FEWEST} of its"
+            f" {counted(gap.n_problems, 'problem')} are complete, without a failed sample, in all"
+            " views of the split. Give a larger --limit."
         )
     if gap and seen(gap) and degenerate(gap.ci_low, gap.ci_high):
         words.append(

@@ -9,14 +9,15 @@ from modgap.analysis.results import CausalSummary, Summary
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.panels import Mark, Part, Row
-from modgap.reporting.words import causal_words
+from modgap.reporting.words import causal_words, shown_parts
 
 ASSUMES = (
     "The parts add up to the gap. Reading: what the true conditions in the place of those that the"
     " model writes down would change. Writing down first: what the request for that changes."
     " Integration: answers from the picture in spite of the words. Reasoning: answers that follow"
-    " the right words and are wrong more often than with the words in the prompt. The last two are"
-    " told apart by a changed number in the words, under assumptions: docs/reference/causal.md."
+    " the right words and are wrong more often than with the words in the prompt. All rest on"
+    " prefilled words acting as its own, the last two also on what a changed number in the words"
+    " does: docs/reference/causal.md."
 )
 MEANINGS = {
     "gap": "text minus image, over these problems",
@@ -31,7 +32,7 @@ MEANINGS = {
 def causal_rows(causal: CausalSummary) -> list[Row]:
     """The gap and its parts in points, with their intervals."""
     rows: list[Row] = []
-    for key, part in {"gap": causal.gap, **causal.parts}.items():
+    for key, part in {"gap": causal.gap, **shown_parts(causal)}.items():
         spread = interval(part.ci_low, part.ci_high)
         label = f"{signed(part.points)} points, 95% interval {spread}"
         share = (
@@ -64,7 +65,7 @@ def causal_table(runs: Mapping[str, Summary], *, narrow: bool = False) -> t.Tabl
         if summary.causal is None:
             continue
         named = {"gap": "gap"} | PARTS
-        for key, part in {"gap": summary.causal.gap, **summary.causal.parts}.items():
+        for key, part in {"gap": summary.causal.gap, **shown_parts(summary.causal)}.items():
             shares = (
                 ("–", "–")
                 if part.share is None

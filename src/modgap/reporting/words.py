@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from modgap.analysis.causal import PARTS
+from modgap.analysis.causal import FEWEST, PARTS
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import (
     CausalPart,
@@ -239,11 +239,19 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
     return [f"{words}."]
 
 
+def shown_parts(causal: CausalSummary) -> dict[str, CausalPart]:
+    """The parts, without their shares where these are not known well enough to be shown."""
+    if not causal.too_few:
+        return causal.parts
+    unknown = {"share": None, "share_low": None, "share_high": None}
+    return {name: part.model_copy(update=unknown) for name, part in causal.parts.items()}
+
+
 def causal_words(causal: CausalSummary | None) -> list[str]:
     """The split as sentences; empty without one."""
     if causal is None:
         return []
-    parts = [f"{PARTS[name]} {_points(part)}" for name, part in causal.parts.items()]
+    parts = [f"{PARTS[name]} {_points(part)}" for name, part in shown_parts(causal).items()]
     over = counted(causal.n_problems, "problem")
     words = [f"Of the gap of {points(causal.gap.points)} points over {over}: {'; '.join(parts)}."]
     if causal.too_few:
@@ -259,20 +267,37 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
             "Integration cannot be told from reasoning: image-only accuracy is too low, or that"
             " with a changed number in the words is above it."
         )
-    own = causal.own_words
-    if own is not None and own.ci_low > 0:
-        words.append(
-            f"Prefilled words do not act as its own: on {counted(own.n_problems, 'problem')} that"
-            f" it transcribes right by itself it is right {own.points:.1f} points more often"
-            f" ({interval(own.ci_low, own.ci_high)}) than with the true conditions put into its"
-            " answer. Reading is too small, and use too large, by up to that."
-        )
+    words.append(_own_words(causal))
     if causal.left_out:
         words.append(
-            f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split or an"
-            " answer in one, or had no number to read."
+            f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split, had a"
+            " sample that failed in one, or had no number to read."
         )
     return words
+
+
+def _own_words(causal: CausalSummary) -> str:
+    """Whether prefilled words act as the model's own, in words."""
+    own = causal.own_words
+    if causal.in_user_turn:
+        return "The words stood in the question: whether they act as its own was not tested."
+    if own is None:
+        return (
+            "Whether prefilled words act as its own was not tested: it transcribes fewer than"
+            f" {FEWEST} problems right."
+        )
+    over = counted(own.n_problems, "problem")
+    found = (
+        f"on {over} that it transcribes right by itself, right answers with these words minus those"
+        f" with the true conditions prefilled are {signed(own.points)} points"
+        f" ({interval(own.ci_low, own.ci_high)})"
+    )
+    if own.ci_low > 0:
+        return (
+            f"Prefilled words do not act as its own: {found}. Reading is too small, and integration"
+            " and reasoning are too large, by up to that."
+        )
+    return f"Whether prefilled words act as its own: {found}."
 
 
 def _too_few(causal: CausalSummary) -> str:
@@ -286,7 +311,7 @@ def _too_few(causal: CausalSummary) -> str:
     if not known and causal.gap.ci_high < 0:
         return "The image side is better, so there is no gap to split."
     if not known:
-        return f"{head} its own interval holds 0."
+        return "There is no clear gap to split: its own interval holds 0."
     name, (low, high) = max(known.items(), key=lambda item: item[1][1] - item[1][0])
     return (
         f"{head} the interval of the share of {PARTS[name]} is {interval(low, high, 100)}% of the"

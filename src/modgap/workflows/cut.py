@@ -74,6 +74,18 @@ def cut(
     cut_from = {name: manifest.get(name) for name in ("resolved", "fingerprints")}
     cut_from["responses"] = _digest(responses())
     with folder.lock():
+        there: dict[str, Any] = dict(folder.manifest()) if folder.manifest_path.is_file() else {}
+        if "cut_from" in there and not folder.unanswered():
+            part_of, now = there.get("resolved", {}), json.loads(json.dumps(kept))
+            if other := [name for name in now if part_of.get(name) != now[name]]:
+                changes = "; ".join(f"{n} was {part_of.get(n)}, now {now[n]}" for n in other)
+                raise UserError(
+                    f"{out} holds another part of a run ({changes}): give another --out, or remove"
+                    f" {out}."
+                )
+            if there["cut_from"] == cut_from and (folder.path / "summary.json").is_file():
+                say(f"{out} holds this part already")
+                return Run(folder.path)
         folder.start("eval", kept, manifest.get("given", {}), **fingerprints)
         part = Run(folder.path)
         if folder.unanswered():
@@ -84,9 +96,6 @@ def cut(
                 f"{out} holds another run's part, or one from before {whole.path} was extended,"
                 f" finished or had failed samples made again: give another --out, or remove {out}."
             )
-        elif (part.path / "summary.json").is_file():
-            say(f"{out} holds this part already")
-            return part
         grade_held(folder, graded_in(whole.folder))
     return part
 

@@ -68,7 +68,8 @@ def extended(
         for name in _GROWS
         if before.get(name) != more[name]
     ]
-    say(f"{run.path} is extended: {'; '.join(changes)}")
+    if changes:
+        say(f"{run.path} is extended: {'; '.join(changes)}")
     return more
 
 

@@ -263,7 +263,7 @@ def print_fleet(runs: Mapping[str, Path], failed: Mapping[str, str], out: Path) 
     for model, why in failed.items():
         show(f"modgap: {model} failed: {why}", error=True)
     if failed:
-        again = "finished work is kept, give the same command again"
+        again = "finished work is kept: give the command again once the cause is gone"
         show(
             f"modgap: {len(failed)} of {len(failed) + len(runs)} models failed; {again}.",
             error=True,

@@ -117,8 +117,8 @@ def run_sweep(
             if failed := scheduler.run():
                 raise UserError(
                     f"{len(failed)} of {len(scheduler.jobs)} jobs failed, the first is"
-                    f" {failed[0].name}: {failed[0].error}; finished work is kept, give the same"
-                    " command again."
+                    f" {failed[0].name}: {failed[0].error}; finished work is kept: give the command"
+                    " again once the cause is gone."
                 )
         return {folder: study.run() for folder, study in prepared.items()}
 
