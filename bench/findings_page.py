@@ -80,9 +80,8 @@ def write_page(cells: Path, out: Path) -> None:
             if name == "1" and ran:
                 parts.append(_own_words(cells / "own_words.json"))
         details.append(_details(name, cells))
-    parts.append("## All numbers\n")
-    parts += [detail for detail in details if detail]
-    parts.append(f"{READING}\n")
+    if any(details):
+        parts += ["## All numbers\n", *filter(None, details), f"{READING}\n"]
     write_text(out / "index.md", "\n".join(parts))
     print(out / "index.md")
 
