@@ -1,4 +1,4 @@
-"""Where the time of a sampled token goes on a GPU, and what compiling its layers would save.
+"""What a sampled token costs on a GPU, and what other ways of computing its layers would save.
 
 python bench/decode_ways.py [--model 3b] [--prompts 8] [--samples 5] [--image-tokens 256]
 [--ways NAME ...] [--profile FILE] [--json FILE]

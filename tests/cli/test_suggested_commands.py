@@ -42,7 +42,7 @@ def messages() -> list[tuple[str, str]]:
         text = path.read_text(encoding="utf-8")
         if not re.search(
             r"`\W*f?\W*modgap\b", text
-        ):  # also where a string goes on in the next line
+        ):  # also where a string continues in the next line
             continue
         nodes = list(ast.walk(ast.parse(text)))
         docs = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}

@@ -273,6 +273,9 @@ def test_a_part_that_is_there_already_is_said_and_stays(
     for lost in ("summary.json", "responses.jsonl"):  # as an interrupted call leaves it
         (part / lost).unlink()
         assert main(command) == 0 and capsys.readouterr().out == first
+    ask(problems[:2], part)  # resumes it, and finds nothing to do
+    assert "is extended" not in capsys.readouterr().err
+    assert main(command) == 0 and "holds this part already" in capsys.readouterr().err
 
 
 def test_a_part_of_a_run_that_was_finished_since_is_refused(

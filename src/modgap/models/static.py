@@ -423,9 +423,10 @@ class StaticSampler:
         for into, pair in zip(state.prefix, prefix, strict=True):
             for x, y in zip(into, pair, strict=True):
                 x[:count, :, : y.shape[2]] = y[kept]
-        for into, pair in zip(state.added, contents.added, strict=bool(t)):
-            for x, y in zip(into, pair, strict=True):
-                x[:count, :, :, :t] = y
+        if t:
+            for into, pair in zip(state.added, contents.added, strict=True):
+                for x, y in zip(into, pair, strict=True):
+                    x[:count, :, :, :t] = y
         return state
 
     def _allocate(self, key: _Key, count: int, t: int, draw: _Draw) -> _State:
@@ -478,7 +479,7 @@ def _nothing(draw: _Draw, kept: Tensor) -> _Contents:
 
 
 def _sampled(state: _State, chosen: Tensor, t: int) -> _Contents:
-    """What a state starts with that goes on with these prompts of another.
+    """What a state starts with that continues these prompts of another state.
 
     Copies, because the new state overwrites the other one in the buffer.
     """

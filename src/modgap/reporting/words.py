@@ -311,7 +311,7 @@ def _too_few(causal: CausalSummary) -> str:
     if not known and causal.gap.ci_high < 0:
         return "The image side is better, so there is no gap to split."
     if not known:
-        return "There is no clear gap to split: its own interval holds 0."
+        return "No gap is clear enough to be split: its interval holds 0."
     name, (low, high) = max(known.items(), key=lambda item: item[1][1] - item[1][0])
     return (
         f"{head} the interval of the share of {PARTS[name]} is {interval(low, high, 100)}% of the"

@@ -193,7 +193,7 @@ def keep_threads(run: RunFolder, job: Job, progress: Progress | None) -> None:
     elif begun > max(now, os.cpu_count() or 1):
         Teller(progress, 1, 1, 0).note(
             f"the run was begun with {counted(begun, 'thread')} and this machine has fewer"
-            " processors: its numbers go on with other last digits"
+            " processors: its numbers continue with other last digits"
         )
     elif begun != now:
         torch.set_num_threads(begun)
