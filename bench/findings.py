@@ -266,15 +266,32 @@ def call(arguments: Sequence[str], job: Job, visit: Callable[[], bool]) -> None:
     visit()
 
 
-def link_stages(folder: Path, recipes: Sequence[str]) -> None:
-    """Let recipes of a seed begin with finished stages of others, also of earlier calls."""
+def link_stages(job: Job, study: Study, seed: int, recipes: Sequence[str]) -> None:
+    """Let recipes of a seed begin with finished stages of others: those of other parts that train
+    the same, and those of this part, also of earlier calls.
+    """
+    mine = job.folder(study) / f"seed{seed}"
+    same = [
+        replace(job, part=part).folder(other) / mine.name
+        for part in PLAN
+        for other in replace(job, part=part).studies
+        if part != job.part
+        and (other.benchmark, other.settings) == (study.benchmark, study.settings)
+    ]
     for recipe in recipes:
+        for folder in same:
+            for stage in folder.glob(f"{recipe}/stage*"):
+                _link(mine / recipe / stage.name, stage)
         for number, other in enumerate(BEGINS.get(recipe, ()), start=1):
-            mine, theirs = (folder / name / f"stage{number}" for name in (recipe, other))
-            if (theirs / "result.json").exists() and not mine.exists():
-                mine.parent.mkdir(parents=True, exist_ok=True)
-                mine.unlink(missing_ok=True)
-                mine.symlink_to(Path("..") / other / mine.name, target_is_directory=True)
+            _link(mine / recipe / f"stage{number}", mine / other / f"stage{number}")
+
+
+def _link(mine: Path, theirs: Path) -> None:
+    """Let a stage be another one, if that is finished and this has not begun."""
+    if (theirs / "result.json").exists() and not mine.exists():
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.unlink(missing_ok=True)
+        mine.symlink_to(os.path.relpath(theirs, mine.parent), target_is_directory=True)
 
 
 def study_command(
@@ -394,7 +411,7 @@ def run_seeds(
         return all(file.exists() for file in wanted)
 
     for seed in seeds:
-        link_stages(job.folder(study) / f"seed{seed}", recipes)
+        link_stages(job, study, seed, recipes)
     if not visit():
         call(command, job, visit)
     if not study.swaps:

@@ -103,6 +103,26 @@ def test_what_is_done_is_not_run_again() -> None:
     assert findings.missing(study, finished) == {("kl",): [12]}
 
 
+def test_parts_share_the_stages_that_they_train_the_same_way(tmp_path: Path) -> None:
+    def job(part: str) -> findings.Job:
+        return findings.Job(part, tmp_path, tmp_path, tmp_path, 0.0, 1, tmp_path, small=False)
+
+    def stage(part: str, recipe: str, number: int) -> Path:
+        return job(part).folder(plan.PLAN[part][0]) / "seed10" / recipe / f"stage{number}"
+
+    for recipe, number in (("full-text", 1), ("kl", 2)):
+        stage("1", recipe, number).mkdir(parents=True)
+        (stage("1", recipe, number) / "result.json").write_text("{}")
+    for part in ("2", "4"):
+        study = plan.PLAN[part][0]
+        findings.link_stages(job(part), study, 10, study.recipes)
+    for recipe, number in (("full-text", 1), ("kl", 2)):
+        assert stage("2", recipe, number).resolve() == stage("1", recipe, number)
+    assert stage("2", "kl", 1).resolve() == stage("1", "full-text", 1)
+    # Part 4 trains without dynamic sampling: the same name is another training.
+    assert not stage("4", "full-text", 1).exists()
+
+
 def test_the_effects_of_parts_add_up_to_the_change_of_the_checkpoint() -> None:
     names = [plan.swap_name(TEXT, parts) for parts in plan.MIXED]
     book = Book([sweep_of({"base": {}, TEXT: {IMAGE: 0.3}, **{name: {} for name in names}})])
