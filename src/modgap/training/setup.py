@@ -18,7 +18,7 @@ from modgap.core.errors import UserError
 from modgap.core.images import CONVERTED, inspect_all, is_plain
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, structural_conditions, training_prompt, twin_prompt
-from modgap.core.recipe import NAMES, NOT_IN_OLDER, Recipe, Settings, Stage
+from modgap.core.recipe import NAMES, NOT_IN_OLDER, OF_THE_KL, Recipe, Settings, Stage
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
 from modgap.grading.number import parse_number
@@ -254,7 +254,7 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
             del settings[name]
     if stage.settings.loss_mean == "mini_batch":
         del settings["micro_batch"]
-    for name in ("kl_coef", "kl_estimator", "kl_clamp"):
+    for name in OF_THE_KL:
         settings[name] = stage.setting(name)
     if math.isinf(stage.settings.max_refills):
         settings["max_refills"] = "inf"  # JSON has no infinity
