@@ -22,7 +22,7 @@ from modgap.core.recipe import NAMES, NOT_IN_OLDER, OF_THE_KL, Recipe, Settings,
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
 from modgap.grading.number import parse_number
-from modgap.training.events import LoadPolicy, TrainablePolicy
+from modgap.training.events import Job, LoadPolicy, TrainablePolicy
 from modgap.training.rollout import RewardFunction, hold_out, with_other_pictures
 
 VALIDATION_VIEW = "image-only"
@@ -267,6 +267,25 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
         "style": style,
         **{names[key]: value for key, value in settings.items()},
         **_further(stage),
+    }
+
+
+def identities(recipe: Recipe, model: str | Path, job: Job) -> list[dict[str, Any]]:
+    """The arguments that identify each stage of a training that starts from a model."""
+    # A base model is known by its fingerprint, wherever it lies.
+    origins = [str(model) if job.fingerprint is None else "the base model"]
+    origins += [f"{job.start_from} of stage{number}" for number in range(1, len(recipe.stages))]
+    return [identity(recipe, n, origin, job.style) for n, origin in enumerate(origins, start=1)]
+
+
+def marks(
+    job: Job, train: Sequence[Problem], validation: Sequence[Problem]
+) -> dict[str, str | None]:
+    """The fingerprints of a training: of the base model and of the problems."""
+    return {
+        "model": job.fingerprint,
+        "data": digest(train),
+        "validation": digest(validation),
     }
 
 
