@@ -177,7 +177,7 @@ def test_an_interrupted_extension_goes_on(problems: list[Problem], tmp_path: Pat
             {"views": THREE, "identity": {"model_fingerprint": "other"}},
             "weights have changed \(--model\)",
         ),
-        ({"count": 2}, "problems was 3, now 2"),
+        ({"count": 2}, r"problems was 3, now 2 \(--limit, --data\)\. Give"),
     ],
 )
 def test_any_other_difference_is_refused_and_nothing_changes(

@@ -187,6 +187,8 @@ def prepare_study(
 ) -> Generator[Study]:
     """Check a study, and hold its folder until the block ends. The errors of `run_study`.
 
+    Refused is also what is in the folder already and was made with other arguments.
+
     Unusual images are named, and all that are trained on are decoded, unless the study is `like`
     one that is ready: the same model and problems, another training seed.
     """

@@ -1,10 +1,10 @@
 """Studies with several jobs at a time and for several seeds: `modgap study --seeds 0,1 --jobs 8`.
 
 With seeds, `OUT/seedN/` is a study like any other. All of them are checked and locked first; then
-the jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
-accelerators; at the end the studies are gone through one by one, which finds everything there and
-writes what is still missing: the reports. A recipe that begins as another one does waits for it and
-takes its stages; the base model is measured in the first study.
+the jobs are `modgap train` and `modgap eval` for what is missing, in processes of their own, which
+share the visible accelerators; at the end the studies are gone through one by one, which finds
+everything there and writes what is still missing: the reports. A recipe that begins as another one
+does waits for it and takes its stages; the base model is measured in the first study.
 
 ```
 study(StudySpec(
