@@ -31,7 +31,10 @@ def test_a_torn_last_line_is_dropped_and_made_again(tmp_path: Path) -> None:
     whole = run.responses_path.read_bytes()
     for cut in range(1, len(whole)):
         run.responses_path.write_bytes(whole[:cut])
+        answered = run.answered()
+        assert run.responses_path.read_bytes() == whole[:cut], "only looked at"
         done = run.resume()
+        assert answered == done
         assert done == {("a", "full-text", n) for n in range(whole[:cut].count(b"\n"))}
         with run.appending() as writer:
             for sample in (0, 1):
@@ -45,7 +48,7 @@ def test_failed_samples_are_made_again(tmp_path: Path) -> None:
     with run.appending() as writer:
         writer.write(response("a", 0))
         writer.write(response("a", 1, finish_reason="error", error="timeout"))
-    assert run.resume() == {("a", "full-text", 0)}
+    assert run.answered() == run.resume() == {("a", "full-text", 0)}
     assert [row.sample for row in run.responses()] == [0]
 
 
@@ -105,7 +108,7 @@ def test_a_run_with_other_arguments_is_refused_by_name(tmp_path: Path) -> None:
         writer.write(response("a", 0))
     with pytest.raises(UserError, match="samples was 4, now 5"):
         run.start("eval", {"samples": 5, "views": ["full-text"]}, model_fingerprint="abc")
-    with pytest.raises(UserError, match="model_fingerprint was 'abc', now 'abd'"):
+    with pytest.raises(UserError, match="the model's weights have changed \\(--model\\)"):
         run.start("eval", {"samples": 4, "views": ["full-text"]}, model_fingerprint="abd")
     manifest = run.manifest()
     assert manifest["resolved"]["samples"] == 4

@@ -173,7 +173,53 @@ def test_a_map_that_does_not_fit_is_one_line(
     source = write_parquet(tmp_path / "t.parquet", [row()])
     with pytest.raises(UserError, match=words):
         convert(source, tmp_path / "out", columns)
-    assert not (tmp_path / "out" / pairs.FILE).exists()
+    assert [*tmp_path.iterdir()] == [source]
+
+
+def test_a_table_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "t.parquet", [row(), row(qid="q2")])
+    words = r"no row can be used \(row 1: .*Its columns are qid, problem, .*--column TARGET=COLUMN"
+    with pytest.raises(UserError, match=words):
+        convert(source, tmp_path / "made" / "out", {})
+    assert [*tmp_path.iterdir()] == [source]
+
+
+def test_what_is_refused_on_the_way_leaves_an_earlier_set_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(write_parquet(tmp_path / "t.parquet", [row()]), out, MAP)
+    (out / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = row(images=[{"bytes": png("red"), "path": None}])
+    broken = row(qid="q2", images=[{"bytes": b"no image", "path": None}])
+    source = write_parquet(tmp_path / "broken.parquet", [other, broken])
+    with pytest.raises(UserError, match="row 2: its image cannot be read"):
+        convert(source, out, MAP, force=True)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    convert(write_parquet(tmp_path / "t.parquet", [other]), out, MAP, force=True)
+    assert one(out / pairs.FILE).image_bytes() == png("red")
+
+
+@pytest.mark.parametrize("source", ["t.csv", "data/t.parquet", "data/t.JSONL"])
+def test_a_source_that_does_not_exist_is_named_with_its_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(UserError, match=rf"^{source} does not exist: give .* as SOURCE\.$"):
+        convert(source, tmp_path / "out", {})
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_source_that_the_hub_does_not_have_is_named_with_its_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise OSError("404")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", absent)
+    with pytest.raises(UserError, match=r"mine/geometry is not a local path .* as SOURCE\.$"):
+        convert("mine/geometry", tmp_path / "out", {})
 
 
 def test_an_image_outside_of_the_source_is_refused(tmp_path: Path) -> None:
@@ -207,7 +253,8 @@ def test_a_layout_of_its_own_is_not_converted(tmp_path: Path) -> None:
             convert(source, tmp_path / "out", {})
     assert not (tmp_path / "out").exists()
     named = write_parquet(tmp_path / "verse.parquet", rows(1)[:2])
-    assert convert(named, tmp_path / "named", {"text": "question"}).rows == 2
+    chosen = {"text": "question", "answer": "problem_index"}  # a number
+    assert convert(named, tmp_path / "named", chosen).rows == 2
     table = tmp_path / "table"
     table.mkdir()
     (table / "train.json").write_text(json.dumps([{"text": "Find x. AB = 7", "answer": 7}]))
@@ -216,7 +263,8 @@ def test_a_layout_of_its_own_is_not_converted(tmp_path: Path) -> None:
 
 def test_a_table_that_only_resembles_mathverse_is_converted(tmp_path: Path) -> None:
     """Of a folder, one of its tables does not decide about the others."""
-    like = {"question": "Find x. AB = 7", "answer": "7", "problem_version": "Text Lite"}
+    like = {"question": "Find x.", "answer": "7", "problem_version": "Text Lite"}
+    like["text"] = "Find x. AB = 7"
     tables = tmp_path / "tables"
     (tables / "a").mkdir(parents=True)
     (tables / "a" / "t.json").write_text(json.dumps([like]))

@@ -38,6 +38,21 @@ def test_a_data_set_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> 
     assert len(one) == 284, "280 diagrams, three files, and the lock"
 
 
+def test_a_script_without_a_guard_ends_with_the_remedy(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from modgap.datasets.synthetic import write_dataset\n"
+        f"write_dataset(Path({str(tmp_path / 'out')!r}), 300, 0, workers=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and '`if __name__ == "__main__":`' in last and "workers=1" in last
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
 def test_a_run_that_is_cut_short_leaves_no_data_set(tmp_path: Path) -> None:
     write_dataset(tmp_path, 8, 2, workers=1)
 

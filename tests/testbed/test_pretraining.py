@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -56,6 +57,15 @@ def out(tmp_path_factory: pytest.TempPathFactory, plan: Plan) -> Path:
     folder = tmp_path_factory.mktemp("pretraining")
     make_data(folder, plan, workers=1, size=SMALL)
     return folder
+
+
+def test_the_data_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    one, two = (tmp_path / str(workers) for workers in (1, 2))
+    for workers, folder in enumerate((one, two), start=1):
+        make_data(folder, PLANS["geometry"], workers, SMALL)
+    assert (one / "images.npy").read_bytes() == (two / "images.npy").read_bytes()
+    first, second = np.load(one / "corpus.npz"), np.load(two / "corpus.npz")
+    assert all((first[name] == second[name]).all() for name in first.files)
 
 
 def trainer(out: Path, phase: str = "mixture", steps: int = 12, batch: int = 8) -> Trainer:

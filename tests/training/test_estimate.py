@@ -8,7 +8,7 @@ import itertools
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -355,6 +355,30 @@ def test_the_dry_run_prints_cost_and_assumptions(capsys: pytest.CaptureFixture[s
     assert ("H200" in capsys.readouterr().out) or torch.cuda.is_available()
     print(*dry_run_lines(resolve_recipe("full-text", ()), model="some/model"), sep="\n")
     assert "no estimate" in capsys.readouterr().out
+
+
+def settings_listed(recipe: str, *settings: str) -> set[str]:
+    """`name = value` of every setting that a dry run lists."""
+    lines = dry_run_lines(resolve_recipe(recipe, settings), model="some/model")
+    return {line.strip() for line in lines if " = " in line}
+
+
+def test_the_dry_run_lists_the_settings_that_the_objective_uses_and_no_others() -> None:
+    def names(recipe: str) -> set[str]:
+        return {line.partition(" =")[0] for line in settings_listed(recipe)}
+
+    kl, clips = {"kl_coef", "kl_estimator", "kl_clamp"}, {"clip_low", "clip_high", "dual_clip"}
+    assert kl | clips < names("kl")
+    for recipe in ("full-text", "no-text", "curriculum", "distill", "reading-reward"):
+        assert not kl & names(recipe) and clips < names(recipe)
+    assert not (kl | clips) & names("self-trace")  # has no policy loss
+    every = {name.replace("reward_", "reward.") for name in asdict(Settings())}
+    assert every - names("full-text") == kl
+
+
+def test_the_dry_run_lists_the_kl_settings_that_its_term_has() -> None:
+    listed = settings_listed("kl", "stage2.term1.coef=0.5", "stage2.term1.clamp=none")
+    assert {"kl_coef = 0.5", "kl_clamp = none"} < listed
 
 
 def test_counting_needs_no_torch() -> None:

@@ -4,6 +4,7 @@ the place of verl.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -34,7 +35,7 @@ from modgap.training.checkpoint import final_checkpoint
 from modgap.training.events import Event, Job
 from modgap.training.rollout import DataOrder, Group, Roller
 from modgap.training.verl.config import Model
-from modgap.training.verl.engine import Tools, train
+from modgap.training.verl.engine import Tools, is_complete, train
 from modgap.training.verl.log import metrics_line, why
 from modgap.training.verl.merge import LATEST, actor_folder, drop_older, saved_step, whole_steps
 
@@ -125,6 +126,10 @@ def run(tools: Tools, out: Path, *stages: Stage, **more: Any) -> list[Event]:
         job=Job(**more),
     )
     return events
+
+
+def complete(out: Path, *stages: Stage) -> bool:
+    return is_complete(Recipe("test", stages), PROBLEMS, tiny_folder(), out, Job())
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -325,8 +330,10 @@ def test_another_recipe_in_the_folder_and_other_settings_are_refused(
     run(tools, tmp_path / "run", KL)
     with pytest.raises(UserError):
         run(tools, tmp_path / "run", TEXT)
-    with pytest.raises(UserError, match="verl"):
-        run(tools, tmp_path / "run", replace(KL, passed=(*GPU, ("data.seed", "7"))))
+    other = replace(KL, passed=(*GPU, ("data.seed", "7")))
+    for asked in (functools.partial(run, tools), complete):
+        with pytest.raises(UserError, match="verl was"):
+            asked(tmp_path / "run", other)
 
 
 def test_a_run_goes_on_with_other_memory_settings(
@@ -339,7 +346,9 @@ def test_a_run_goes_on_with_other_memory_settings(
     monkeypatch.delenv("FAIL_AT")
     memory = (("actor_rollout_ref.rollout.gpu_memory_utilization", "0.3"),)
     smaller = replace(KL, settings=replace(SETTINGS, micro_batch=1), passed=(*GPU, *memory))
+    assert not complete(tmp_path / "run", TEXT, smaller)
     run(tools, tmp_path / "run", TEXT, smaller)
+    assert complete(tmp_path / "run", TEXT, KL) and complete(tmp_path / "run", TEXT, smaller)
     overrides = json.loads((tmp_path / "run/stage2/verl.json").read_text())
     assert overrides["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"] == 1
 

@@ -173,8 +173,11 @@ def test_an_interrupted_extension_goes_on(problems: list[Problem], tmp_path: Pat
         ({"samples": 1}, "samples was 2, now 1.*modgap cut"),
         ({"views": ["full-text", "text-only"]}, "views was"),
         ({"samples": 4, "style": "paper"}, "style was 'aligned', now 'paper'"),
-        ({"views": THREE, "identity": {"model_fingerprint": "other"}}, "model_fingerprint was 'm'"),
-        ({"count": 2}, "problems was 3, now 2"),
+        (
+            {"views": THREE, "identity": {"model_fingerprint": "other"}},
+            "weights have changed \(--model\)",
+        ),
+        ({"count": 2}, r"problems was 3, now 2 \(--limit, --data\)\. Give"),
     ],
 )
 def test_any_other_difference_is_refused_and_nothing_changes(

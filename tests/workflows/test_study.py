@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import mathverse_data as made
 import pytest
@@ -22,6 +24,7 @@ from asking import spec
 from geometry3k_data import write_splits
 from mathverse_rows import with_images
 
+from modgap.analysis.results import ReportSummary
 from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
@@ -29,7 +32,9 @@ from modgap.core.recipe import Settings
 from modgap.core.record import RunFolder
 from modgap.core.view import VERSION_VIEWS
 from modgap.datasets.synthetic import benchmark, write_dataset
-from modgap.workflows.study import also_sets, run_study
+from modgap.workflows import jobs
+from modgap.workflows.study import also_sets, prepare_study, run_study
+from modgap.workflows.sweep import study as run_again
 from modgap.workflows.train import resolve_recipe, resolve_recipes
 
 # At this temperature most groups are mixed, so that two are soon found.
@@ -125,6 +130,132 @@ def test_other_arguments_are_refused(
     assert re.search(r"samples was 2, now 1", capsys.readouterr().err)
     assert main([*arguments, "--recipes", "fulltext"]) == 1
     assert "Did you mean 'full-text'" in capsys.readouterr().err
+
+
+def again(study: Path, data: Path, **changes: Any) -> ReportSummary:
+    """The study's command, given again with changes."""
+    asked: dict[str, Any] = {"benchmark": "synthetic", "settings": SETTINGS, "options": OPTIONS}
+    return run_again(spec(data, "tiny", ("kl", "full-text"), study, **(asked | changes)))
+
+
+@pytest.fixture
+def copied(study: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(study, tmp_path / "study", symlinks=True)
+
+
+class Started:
+    """In the place of a process: it ends well at once, and does nothing."""
+
+    out: ClassVar[list[str]] = []
+
+    def __init__(self, arguments: list[str], *_: object, **__: object) -> None:
+        self.out.append(arguments[arguments.index("--out") + 1])
+
+    def poll(self) -> int:
+        return 0
+
+    @staticmethod
+    def end(processes: Iterable[object]) -> None:
+        assert not list(processes)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders for which a job started a process."""
+    monkeypatch.setattr(jobs, "Process", Started)
+    monkeypatch.setattr(Started, "out", [])
+    return Started.out
+
+
+@pytest.fixture
+def nothing_starts(started: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither a process of a job nor a model."""
+    for loads in ("modgap.models.load.load_policy", "modgap.engines.hf.load_engine"):
+        monkeypatch.setattr(loads, lambda *_, **__: pytest.fail("a model was loaded"))
+    yield
+    assert not started
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"settings": (*SETTINGS, "lr=2e-4")},
+            r"kl/stage1 holds .*: lr was 0\.0001, now 0\.0002\.",
+        ),
+        ({"settings": (*SETTINGS, "stage2.kl_coef=1")}, r"kl/stage2 .*: kl_coef was 0\.01, now 1"),
+        ({"options": replace(OPTIONS, samples=1)}, r"eval holds .*: samples was 2, now 1\."),
+        ({"options": replace(OPTIONS, max_tokens=9)}, r"eval holds .*: max_tokens was 24, now 9"),
+        ({"limit": 1}, r"study holds .*: --limit was not given, now 1\."),
+    ],
+)
+def test_a_changed_setting_is_refused_before_anything_starts(
+    copied: Path, data: Path, jobs: int, changes: dict[str, Any], words: str
+) -> None:
+    if "settings" in changes:
+        shutil.rmtree(copied / "base")  # what is missing is not made first
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=words + r".*(Give the same arguments|another --out)"):
+        again(copied, data, jobs=jobs, **changes)
+    after = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    assert {path.name for path in after.keys() - before.keys()} <= {".lock"}
+    assert before.items() <= after.items()
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_other_problems_are_refused_by_the_options_that_choose_them(
+    copied: Path, data: Path, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "other", 24, TEST, seed=4, workers=1)
+    words = f"--data was {data}, now {tmp_path / 'other'}. Give the same"
+    with pytest.raises(UserError, match=re.escape(words)) as refused:
+        again(copied, tmp_path / "other")
+    assert "fingerprint" not in str(refused.value)
+    shutil.copytree(data, tmp_path / "changed")
+    manifest = copied / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(str(data), str(tmp_path / "changed")))
+    test = tmp_path / "changed" / "test.json"
+    test.write_text(test.read_text().replace('"answer": "', '"answer": "1'))
+    with pytest.raises(UserError, match=r"the test problems have changed \(--limit, --data\)"):
+        again(copied, tmp_path / "changed")
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_finished_study_starts_nothing(copied: Path, data: Path, jobs: int) -> None:
+    before = (copied / "summary.json").read_bytes()
+    again(copied, data, jobs=jobs)
+    assert (copied / "summary.json").read_bytes() == before
+
+
+def test_a_process_is_started_only_for_what_is_missing(
+    copied: Path, data: Path, started: list[str]
+) -> None:
+    responses = copied / "kl" / "eval" / "responses.jsonl"
+    lines = responses.read_text().splitlines(keepends=True)
+    responses.write_text("".join(lines[:-1]) + lines[-1][:20])  # as after kill -9
+    shutil.rmtree(copied / "full-text" / "eval")
+    again(copied, data, jobs=2)
+    assert sorted(started) == [str(copied / "full-text" / "eval"), str(copied / "kl" / "eval")]
+    assert exactly_once(copied / "kl" / "eval", 2, TEST)
+
+
+def test_what_was_interrupted_is_not_complete(copied: Path, data: Path) -> None:
+    asked = spec(
+        data, "tiny", ("kl", "full-text"), copied, benchmark="synthetic", settings=SETTINGS,
+        options=OPTIONS,
+    )  # fmt: skip
+    with prepare_study(asked) as study:
+        every = {"base/eval", "kl", "kl/eval", "full-text", "full-text/eval"}
+        assert study.complete == every
+    (copied / "kl" / "stage2" / "result.json").unlink()
+    with prepare_study(asked) as study:
+        assert study.complete == every - {"kl", "kl/eval"}
+    more = replace(asked, options=replace(OPTIONS, samples=3))  # extends the evaluations
+    with prepare_study(more) as study:
+        assert study.complete == {"full-text"}
 
 
 def test_settings_come_from_the_paper_then_the_model_then_the_user() -> None:

@@ -149,6 +149,72 @@ def identity_of(manifest: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
+_MEANT: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "eval": {
+        "data_fingerprint": ("the problems", ("limit", "data")),
+        "model_fingerprint": ("the model's weights", ("model",)),
+    },
+    "import": {"data_fingerprint": ("the problems", ("gt",))},
+    "study": {
+        "model_fingerprint": ("the model's weights", ("model",)),
+        "start": ("the weights to start from", ("start_from",)),
+        "train_fingerprint": ("the problems to train on", ("data",)),
+        "test_fingerprint": ("the test problems", ("limit", "data")),
+    },
+    "train": {
+        "model": ("the model's weights", ("model",)),
+        "data": ("the problems to train on", ("data",)),
+        "validation": ("the problems to validate on", ("data",)),
+    },
+}
+"""Kind of a run -> name of a fingerprint -> what it is of, and the options that decide it."""
+
+_PLAINER = {"data_fingerprint": "problems", "model_fingerprint": "model"}
+"""Fingerprint -> the argument that already says what is another one."""
+
+
+def changes(
+    manifest: RunManifest, now: Mapping[str, object], options: Mapping[str, object]
+) -> list[str]:
+    """What makes a run another one than its manifest says, in words; empty for the same run.
+
+    Args:
+        manifest: Of the run.
+        now: `identity_of` the run that is asked for.
+        options: Its options, as far as they are known.
+    """
+    before, kind = identity_of(manifest), str(now["kind"])
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if "kind" in names:
+        return [f"kind was {before['kind']!r}, now {kind!r}"]
+    found: list[str] = []
+    for name in names:
+        if name not in (meant := _MEANT.get(kind, {})):
+            flags = " (--limit, --data)" if (kind, name) == ("eval", "problems") else ""
+            found.append(f"{name} was {before.get(name)!r}, now {now.get(name)!r}{flags}")
+        elif _PLAINER.get(name) not in names:
+            found += _changed_options(*meant[name], manifest.get("options", {}), options)
+    return list(dict.fromkeys(found))
+
+
+def _changed_options(
+    what: str, names: Iterable[str], before: Mapping[str, object], now: Mapping[str, object]
+) -> list[str]:
+    """Which of the options that decide a fingerprint changed, with both values where known."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in names}
+    known = [name for name in flags if name in before and name in now]
+    changed = [
+        f"{flags[name]} was {_given(before[name])}, now {_given(now[name])}"
+        for name in known
+        if before[name] != now[name]
+    ]
+    return changed or [f"{what} have changed ({', '.join(flags.values())})"]
+
+
+def _given(value: object) -> str:
+    return "not given" if value is None else str(value)
+
+
 def mark_of(manifest: Mapping[str, Any]) -> str:
     """16 hex digits that identify a run's arguments and fingerprints."""
     return short_digest(identity_of(manifest))

@@ -49,9 +49,7 @@ def check_folder(path: Path) -> None:
 def check_writable(path: Path) -> None:
     """Refuse a folder that cannot be made or written to, without making it. Raises `UserError`."""
     check_folder(path)
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
+    there = existing(path)
     if not there.is_dir():
         raise UserError(f"--out {path}: {there} is a file, not a folder; give another --out.")
     try:
@@ -61,6 +59,14 @@ def check_writable(path: Path) -> None:
         raise UserError(
             f"--out {path}: {there} cannot be written to ({error.strerror}); give another --out."
         ) from None
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    return there
 
 
 def check_unused(folder: Path, kind: str) -> None:

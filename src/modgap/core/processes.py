@@ -6,12 +6,15 @@ overwrite their environment with their title: they are found as children of a ma
 long as it runs. A marked process that marks its own children adds to the mark, so that ending the
 outer process also finds the inner ones.
 
+`spread` is the `map` of several processes.
+
 As a script (`python -P processes.py MARK`) it is a guard: see `start_guard`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,11 +22,20 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_AHEAD = 4
+"""Items a worker that are given out before the first result is taken."""
 
 MARK = "MODGAP_RUN"
 """The environment variable that holds the marks of a process, the innermost last."""
@@ -191,6 +203,66 @@ def end_with_parent(every: float = 2.0) -> None:
 
     if marks:  # not started by hand
         threading.Thread(target=guard, daemon=True).start()
+
+
+def spread(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    start: Callable[..., None] | None = None,
+    given: tuple[Any, ...] = (),
+) -> Iterator[Result]:
+    """`map` in spawned processes: the results in order, of which only a few wait at a time.
+
+    Args:
+        function: Importable from its module, as are `start` and what they are given.
+        items: Each is worth sending to a process.
+        workers: Processes.
+        start: Called first in each of them.
+        given: Its arguments.
+
+    Raises:
+        UserError: A process ended before its work was done. An error of `function` is raised as it
+            is.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    from modgap.core.errors import UserError
+
+    spawned = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawned, _begin_worker, (start, given))
+    waiting = deque["Future[Result]"]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"one of {workers} worker processes ended before its work was done. In a script of your"
+            ' own, put what it does under `if __name__ == "__main__":`, for each process imports'
+            " the script; or give workers=1. If memory ran out, give fewer workers."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    if start is not None:
+        start(*given)
+
+
+def _follow_parent() -> None:
+    """End this worker if its parent is killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def start_guard(mark: str) -> subprocess.Popen[bytes]:

@@ -29,6 +29,10 @@ the rest. See `models/parts.py`."""
 NOT_IN_OLDER = ("freeze", "validation_views", "validation_split", "validate_before")
 """Settings that a manifest omits at their default: older ones lack them and must still resume."""
 
+OF_THE_KL = ("kl_coef", "kl_estimator", "kl_clamp")
+"""Settings of the paper's contrastive KL."""
+_OF_THE_POLICY_LOSS = ("clip_low", "clip_high", "dual_clip")
+
 OWN_VIEWS = "own"
 """Value of `validation_views` for the views that a stage trains on."""
 
@@ -271,6 +275,17 @@ class Stage:
         if term is not None and name == "kl_clamp" and term.estimator == "k3":
             return "none" if term.clamp is None else "paper"
         return getattr(self.settings, name)
+
+    @property
+    def in_force(self) -> dict[str, Any]:
+        """Its settings by attribute, without those of a loss that its objective does not have."""
+        unused: list[str] = []
+        if not any(term.contrastive for term in self.all_terms):
+            unused += OF_THE_KL
+        if not self.policy_loss:
+            unused += _OF_THE_POLICY_LOSS
+        names = (field.name for field in fields(self.settings))
+        return {name: self.setting(name) for name in names if name not in unused}
 
     @property
     def objective(self) -> tuple[Term, ...]:

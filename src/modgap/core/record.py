@@ -38,7 +38,7 @@ from modgap.core.manifest import (
     MANIFEST,
     PROBLEMS_DIGEST,
     RunManifest,
-    identity_of,
+    changes,
     image_folders,
     image_root,
     mark_of,
@@ -97,6 +97,8 @@ class RunFolder:
         kind: str,
         resolved: Mapping[str, object],
         given: Mapping[str, object] | None = None,
+        options: Mapping[str, object] | None = None,
+        /,
         **fingerprints: str | None,
     ) -> bool:
         """Begin the run, or resume it.
@@ -108,6 +110,7 @@ class RunFolder:
             resolved: The arguments that make the run what it is; a folder that holds others is
                 refused. Leave out what does not change the result (batch size, device).
             given: The arguments as the user gave them, for the record.
+            options: As of `holds`.
             **fingerprints: Of the model and the data; they must match, too.
 
         Returns:
@@ -118,32 +121,56 @@ class RunFolder:
                 evaluation without a single response (for example, its model could not be loaded) is
                 replaced instead. Or the folder has files of a run and no manifest.
         """
-        new = json.loads(json.dumps({"kind": kind, **resolved, **fingerprints}, default=str))
-        check_folder(self.path)
+        if self.holds(kind, resolved, options, **fingerprints):
+            return True
         if self.manifest_path.exists():
-            before = identity_of(self.manifest())
-            differences = [name for name in {**before, **new} if before.get(name) != new.get(name)]
-            if not differences:
-                return True
-            if "kind" in differences or kind != "eval" or not self.unanswered():
-                changes = "; ".join(
-                    f"{n} was {before.get(n)!r}, now {new.get(n)!r}" for n in differences[:3]
-                )
-                more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-                raise UserError(
-                    f"{self.path} holds a run with other arguments: {changes}{more}. "
-                    f"Give the same arguments to resume it, {_MORE if kind == 'eval' else ''}or"
-                    " another --out."
-                )
             for stale in [*self.path.glob("grades*.jsonl"), self._file("summary.json")]:
                 stale.unlink(missing_ok=True)  # of the run that is replaced
-        else:
-            self.check_place(kind)
         manifest = origin(kind, given)
         manifest["resolved"] = dict(resolved)
         manifest["fingerprints"] = dict(fingerprints)
         write_json(self.manifest_path, manifest)
         return False
+
+    def holds(
+        self,
+        kind: str,
+        resolved: Mapping[str, object],
+        options: Mapping[str, object] | None = None,
+        /,
+        **fingerprints: str | None,
+    ) -> bool:
+        """Whether the folder holds this run already; called early, and by `start`.
+
+        Nothing is written.
+
+        Args:
+            kind: As of `start`.
+            resolved: As of `start`.
+            options: The options in force. Where a fingerprint differs, those that it depends on are
+                named with the values that the manifest has of them.
+            **fingerprints: As of `start`.
+
+        Raises:
+            UserError: As `start`.
+        """
+        new = json.loads(json.dumps({"kind": kind, **resolved, **fingerprints}, default=str))
+        check_folder(self.path)
+        if not self.manifest_path.exists():
+            self.check_place(kind)
+            return False
+        before = self.manifest()
+        differences = changes(before, new, options or {})
+        if not differences:
+            return True
+        if before.get("kind") == kind == "eval" and self.unanswered():
+            return False
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise UserError(
+            f"{self.path} holds a run with other arguments: {'; '.join(differences[:3])}{more}. "
+            f"Give the same arguments to resume it, {_MORE if kind == 'eval' else ''}or"
+            " another --out."
+        )
 
     def extend(
         self,
@@ -407,16 +434,34 @@ class RunFolder:
         Raises:
             UserError: A response is of another run; the file is then as it was.
         """
-        lines, last, failed = 0, dict[Key, int](), set[Key]()
-        for start, row in self.placed_responses(problems, prompt):
-            lines += 1
-            last[row.key] = start
-            (failed.add if row.finish_reason == "error" else failed.discard)(row.key)
+        lines, last, failed = self._last_of_each(problems, prompt)
         drop_torn_line(self.responses_path)
         if failed or lines > len(last):
             kept = (start for key, start in last.items() if key not in failed)
             write_rows(self.responses_path, (self.responses_at([start])[0] for start in kept))
         return last.keys() - failed
+
+    def answered(
+        self,
+        problems: Container[str] | None = None,
+        prompt: Callable[[Response], str | None] | None = None,
+    ) -> set[Key]:
+        """The samples that `resume` would return; the file stays as it is."""
+        _, last, failed = self._last_of_each(problems, prompt)
+        return last.keys() - failed
+
+    def _last_of_each(
+        self,
+        problems: Container[str] | None,
+        prompt: Callable[[Response], str | None] | None,
+    ) -> tuple[int, dict[Key, int], set[Key]]:
+        """The number of lines, where each sample's last one starts, and the samples that failed."""
+        lines, last, failed = 0, dict[Key, int](), set[Key]()
+        for start, row in self.placed_responses(problems, prompt):
+            lines += 1
+            last[row.key] = start
+            (failed.add if row.finish_reason == "error" else failed.discard)(row.key)
+        return lines, last, failed
 
     @contextlib.contextmanager
     def appending(self) -> Generator[ResponseWriter]:

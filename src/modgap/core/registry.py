@@ -99,6 +99,8 @@ class TrainEntry(Entry):
         plan_takes: Which of `problems` and `gpu` that function uses.
         check: `module:function` that refuses an environment in which it cannot work, before
             anything is written.
+        complete: `module:function` that says, without writing, whether a training has all stages,
+            and refuses a folder with another one: (recipe, problems, folder, out, job) -> bool.
         as_is: As of an `EngineEntry`.
         passed: Whether it takes settings of its own, `verl.KEY=value`.
         exclusive: Whether one training takes all visible accelerators.
@@ -108,6 +110,7 @@ class TrainEntry(Entry):
     plan: str = ""
     plan_takes: tuple[str, ...] = ()
     check: str = ""
+    complete: str = ""
     as_is: bool = False
     passed: bool = False
     exclusive: bool = False
@@ -314,6 +317,7 @@ TRAINING_ENGINES = Registry(
             "modgap.training.local:run",
             package="torch",
             check="modgap.training.local:check_environment",
+            complete="modgap.training.local:is_complete",
             plan="modgap.training.plan:dry_run",
             plan_takes=("gpu",),
             types=("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava_onevision", "llava"),
@@ -322,6 +326,7 @@ TRAINING_ENGINES = Registry(
             "modgap.training.verl.engine:run",
             package="verl",
             check="modgap.training.verl.plan:require",
+            complete="modgap.training.verl.engine:is_complete",
             plan="modgap.training.verl.plan:dry_run",
             plan_takes=("problems", "gpu"),
             as_is=True,

@@ -14,16 +14,18 @@ import ast
 import csv
 import io
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modgap.core.disk import replacing
+from modgap.core.disk import writing
 from modgap.core.errors import UserError, unknown
 from modgap.core.files import MOST_IMAGE_BYTES, Root, read_bytes, read_text
-from modgap.core.places import check_writable
+from modgap.core.places import check_writable, existing
 from modgap.core.view import VIEWS
 from modgap.datasets.faults import Report
 from modgap.datasets.hub import fetch_data_set
@@ -83,7 +85,8 @@ def convert(
         progress: Called with the number of rows done.
 
     Raises:
-        UserError: The source or a column does not exist, or a row cannot be converted.
+        UserError: The source or a column does not exist, a row cannot be converted, or none can be
+            used. Nothing is then written.
     """
     for target in columns:
         if target not in _TARGETS:
@@ -95,30 +98,50 @@ def convert(
         raise UserError(f"{out / FILE} exists: give another --out, or --force to replace it.")
     place = Path(source)
     if not place.exists():
-        place = fetch_data_set(str(source), [f"*{suffix}" for suffix in _SUFFIXES], _PLACES)
+        place = fetch_data_set(
+            str(source), [f"*{suffix}" for suffix in _SUFFIXES], _PLACES, how="as SOURCE"
+        )
     if said := needs_no_conversion(place, mapped=bool(columns)):
         raise UserError(said)
     root = Root(place, allow_outside=allow_outside)
     files = _files(place, split)
-    (out / IMAGES).mkdir(parents=True, exist_ok=True)
-    count, taken = 0, dict[str, str]()
-    with replacing(out / FILE) as part, part.open("w", encoding="utf-8") as written:
-        for file in files:
-            root.check(file)
-            for row in _rows(file):
-                if count == limit:
-                    break
-                count += 1
+    count, taken, there = 0, dict[str, str](), list[str]()
+    # What is refused on the way leaves nothing behind, and an earlier set as it was.
+    with (
+        writing(out / FILE),
+        tempfile.TemporaryDirectory(dir=existing(out), prefix=".modgap-") as at,
+    ):
+        made = Path(at)
+        (made / IMAGES).mkdir()
+        with (made / FILE).open("w", encoding="utf-8") as written:
+            for file, row in _all_rows(files, root, limit):
+                count, there = count + 1, [str(name) for name in row]
                 line = _line(row, columns, taken, f"{file.name} row {count}")
                 line.setdefault("id", f"row-{count}")
                 if "image" in line:
-                    line["image"] = _images(line["image"], file.parent, out, count, root)
+                    line["image"] = _images(line["image"], file.parent, made, count, root)
                 written.write(f"{json.dumps(line, ensure_ascii=False)}\n")
                 if progress and count % _BATCH == 0:
                     progress(count, count)
         if not count:
             raise UserError(f"{source} has no row: give {_PLACES}.")
-    return Converted(out / FILE, count, taken, check(out / FILE))
+        report = check(made / FILE)
+        if not report.splits["test"].problems:
+            raise UserError(
+                f"{source}: no row can be used (row 1: {report.errors[0].message}). Its columns are"
+                f" {', '.join(there)}: name others with --column TARGET=COLUMN, or mend the rows."
+            )
+        _move(made, out)
+    report.path = out / FILE
+    return Converted(out / FILE, count, taken, report)
+
+
+def _move(made: Path, out: Path) -> None:
+    """Put a complete set into its folder; the file of problems comes last."""
+    (out / IMAGES).mkdir(parents=True, exist_ok=True)
+    for image in (made / IMAGES).iterdir():
+        os.replace(image, out / IMAGES / image.name)
+    os.replace(made / FILE, out / FILE)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -159,6 +182,18 @@ def _split(path: Path) -> str:
     """The split that a path says: the folder of a saved data set, or the name of the file."""
     stem = path.stem if path.suffix != ".arrow" else (path.parent.name or path.stem)
     return _SHARD.sub("", stem)
+
+
+def _all_rows(files: Sequence[Path], root: Root, limit: int | None) -> Iterator[tuple[Path, Row]]:
+    """Each row with its file, at most `limit` of them."""
+    count = 0
+    for file in files:
+        root.check(file)
+        for row in _rows(file):
+            if count == limit:
+                return
+            count += 1
+            yield file, row
 
 
 def _rows(file: Path) -> Iterator[Row]:

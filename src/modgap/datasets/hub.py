@@ -10,14 +10,17 @@ from modgap.core.errors import UserError
 from modgap.core.installation import is_installed, not_installed
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_FILE = re.compile(r".*\.(parquet|jsonl?|csv|arrow)", re.IGNORECASE)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form ORG/NAME."""
-    return bool(_ID.fullmatch(name))
+    """Whether a name has the form ORG/NAME, and is not that of a file in a folder."""
+    return bool(_ID.fullmatch(name)) and not _FILE.fullmatch(name)
 
 
-def fetch_data_set(name: str, patterns: Sequence[str], what: str, extra: str = "hf") -> Path:
+def fetch_data_set(
+    name: str, patterns: Sequence[str], what: str, extra: str = "hf", *, how: str = "instead"
+) -> Path:
     """The folder of a data set's files.
 
     Args:
@@ -25,16 +28,17 @@ def fetch_data_set(name: str, patterns: Sequence[str], what: str, extra: str = "
         patterns: Which files.
         what: What may be given instead, for messages: `a parquet file, or a folder`.
         extra: The extra that brings huggingface-hub for this use.
+        how: How the command takes a folder, for messages.
 
     Raises:
         UserError: There is no such name, it cannot be fetched, or huggingface-hub is not installed.
     """
     if not is_hub_id(name):
-        raise UserError(f"{name} does not exist: give {what}.")
+        raise UserError(f"{name} does not exist: give {what} {how}.")
     if not is_installed("huggingface-hub"):
         raise UserError(
             f"{not_installed('huggingface-hub', (extra, f'{name} of the Hugging Face hub'))},"
-            " or give the folder of its files as --data."
+            f" or give the folder of its files {how}."
         )
     from huggingface_hub import snapshot_download
 
@@ -45,5 +49,5 @@ def fetch_data_set(name: str, patterns: Sequence[str], what: str, extra: str = "
         raise UserError(
             f"{name} is not a local path and could not be fetched from the Hugging Face hub"
             f" ({reason}): check the name and the network, or copy its files here and give their"
-            " folder as --data."
+            f" folder {how}."
         ) from error

@@ -10,11 +10,9 @@ Problems are made by spawned processes before CUDA starts, and tokenized there, 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_letters, ascii_uppercase, digits
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modgap.core.problem import Problem
+from modgap.core.processes import spread
 from modgap.core.progress import doing, show
 from modgap.core.prompt import Prompt, evaluation_prompt
 
@@ -271,26 +270,22 @@ def make_data(out: Path, plan: Plan, workers: int, size: Size | None = None) -> 
     marks: list[np.ndarray] = []
     tokens: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
-    with ExitStack() as stack:
-        start = (base, images, plan)
-        if workers > 1:
-            pool = stack.enter_context(
-                multiprocessing.get_context("spawn").Pool(workers, _start_worker, start)
+    start = (base, images, plan)
+    if workers > 1:
+        parts = spread(_make_chunk, spans, workers, _start_worker, start)
+    else:
+        _start_worker(*start)
+        parts = map(_make_chunk, spans)
+    for number, part in enumerate(parts):
+        doing(f"data: {spans[number][1]:,} of {plan.problems:,} problems")
+        marks += part[0]
+        tokens.append(part[1])
+        lengths.append(part[2])
+        if number % 50 == 49:
+            say(
+                f"data: {spans[number][1]} of {plan.problems} problems,"
+                f" {time.monotonic() - begun:.0f} s"
             )
-            parts = pool.imap(_make_chunk, spans)
-        else:
-            _start_worker(*start)
-            parts = map(_make_chunk, spans)
-        for number, part in enumerate(parts):
-            doing(f"data: {spans[number][1]:,} of {plan.problems:,} problems")
-            marks += part[0]
-            tokens.append(part[1])
-            lengths.append(part[2])
-            if number % 50 == 49:
-                say(
-                    f"data: {spans[number][1]} of {plan.problems} problems,"
-                    f" {time.monotonic() - begun:.0f} s"
-                )
     padded = np.full((len(marks), max(map(len, marks))), -1, np.int32)
     for row, codes in enumerate(marks):
         padded[row, : len(codes)] = codes

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,9 +254,36 @@ def start_run(out: Path, recipe: Recipe, given: Mapping[str, object] | None = No
     Raises:
         UserError: The folder holds another recipe's stages, or another kind of run.
     """
-    RunFolder(out).start(
-        "train", {"recipe": recipe.name, "stages": [stage.title for stage in recipe.stages]}, given
-    )
+    RunFolder(out).start("train", _identity(recipe), given)
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    return {"recipe": recipe.name, "stages": [stage.title for stage in recipe.stages]}
+
+
+def all_finished(
+    out: Path,
+    recipe: Recipe,
+    stages: Sequence[Mapping[str, Any]],
+    marks: Mapping[str, str | None],
+) -> bool:
+    """Whether every stage of a training is done; nothing is written.
+
+    Args:
+        out: The run's folder.
+        recipe: The recipe.
+        stages: What identifies each stage.
+        marks: The fingerprints of all of them.
+
+    Raises:
+        UserError: As `start_run`; or a stage was begun with other arguments.
+    """
+    done = RunFolder(out).holds("train", _identity(recipe))
+    for number, resolved in enumerate(stages, start=1):
+        folder = out / f"stage{number}"
+        begun = RunFolder(folder).holds("train", resolved, **marks)
+        done = begun and finished(folder) is not None and done
+    return done
 
 
 def final_checkpoint(run: Path | str, which: Pointer = "last") -> Path:

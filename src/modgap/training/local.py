@@ -37,6 +37,7 @@ from modgap.core.text import counted
 from modgap.models.memory import BatchSize
 from modgap.training.checkpoint import (
     LastStep,
+    all_finished,
     checkpoint,
     final_checkpoint,
     finish,
@@ -64,9 +65,9 @@ from modgap.training.setup import (
     VALIDATION,
     VALIDATION_VIEW,
     check_prompts,
-    digest,
-    identity,
+    identities,
     load_for_training,
+    marks,
     reward_of,
     split_validation,
     validation_metrics,
@@ -117,21 +118,15 @@ def train(
         for stage, folder in zip(recipe.stages, folders, strict=True)
         if finished(folder) is None
     }
-    fingerprints = {
-        "model": job.fingerprint,
-        "data": digest(data.train),
-        "validation": digest(data.validation),
-    }
+    fingerprints = marks(job, data.train, data.validation)
+    identified = identities(recipe, model, job)
     start: str | Path = model
     note = data.note
     with RunFolder(out).lock():
         start_run(out, recipe, job.given)
         keep_threads(RunFolder(out), job, progress)
         for number, (stage, folder) in enumerate(zip(recipe.stages, folders, strict=True), start=1):
-            # A base model is known by its fingerprint, wherever it lies.
-            base = str(model) if job.fingerprint is None else "the base model"
-            origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
-            resolved = identity(recipe, number, origin, job.style)
+            resolved = identified[number - 1]
             if RunFolder(folder).start("train", resolved, job.given, **fingerprints):
                 check_rollouts(folder, number, stage, data.train)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
@@ -212,6 +207,19 @@ def run(
 
     load = functools.partial(load_policy, device=job.device)
     return train(recipe, problems, folder, out, load_policy=load, progress=progress, job=job)
+
+
+def is_complete(
+    recipe: Recipe, problems: Sequence[Problem], folder: Path, out: Path, job: Job
+) -> bool:
+    """Whether `run` would find every stage done; nothing is written.
+
+    Raises:
+        UserError: `run` would refuse the folder: it holds another training.
+    """
+    data = _split(recipe, problems, job)
+    stages = identities(recipe, folder, job)
+    return all_finished(out, recipe, stages, marks(job, data.train, data.validation))
 
 
 def check_environment() -> None:

@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -740,7 +740,7 @@ def dry_run(
     for stage in recipe.stages:
         settings = [
             f"{name.replace('reward_', 'reward.')} = {value}"
-            for name, value in asdict(stage.settings).items()
+            for name, value in stage.in_force.items()
         ]
         expected = None
         if known.shape is not None and machine is not None:

@@ -18,11 +18,11 @@ from modgap.core.errors import UserError
 from modgap.core.images import CONVERTED, inspect_all, is_plain
 from modgap.core.problem import Problem
 from modgap.core.prompt import Prompt, Style, structural_conditions, training_prompt, twin_prompt
-from modgap.core.recipe import NAMES, NOT_IN_OLDER, Recipe, Settings, Stage
+from modgap.core.recipe import NAMES, NOT_IN_OLDER, OF_THE_KL, Recipe, Settings, Stage
 from modgap.core.view import get_view
 from modgap.grading.answer import reward as graded_reward
 from modgap.grading.number import parse_number
-from modgap.training.events import LoadPolicy, TrainablePolicy
+from modgap.training.events import Job, LoadPolicy, TrainablePolicy
 from modgap.training.rollout import RewardFunction, hold_out, with_other_pictures
 
 VALIDATION_VIEW = "image-only"
@@ -254,7 +254,7 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
             del settings[name]
     if stage.settings.loss_mean == "mini_batch":
         del settings["micro_batch"]
-    for name in ("kl_coef", "kl_estimator", "kl_clamp"):
+    for name in OF_THE_KL:
         settings[name] = stage.setting(name)
     if math.isinf(stage.settings.max_refills):
         settings["max_refills"] = "inf"  # JSON has no infinity
@@ -267,6 +267,25 @@ def identity(recipe: Recipe, number: int, origin: str, style: Style) -> dict[str
         "style": style,
         **{names[key]: value for key, value in settings.items()},
         **_further(stage),
+    }
+
+
+def identities(recipe: Recipe, model: str | Path, job: Job) -> list[dict[str, Any]]:
+    """The arguments that identify each stage of a training that starts from a model."""
+    # A base model is known by its fingerprint, wherever it lies.
+    origins = [str(model) if job.fingerprint is None else "the base model"]
+    origins += [f"{job.start_from} of stage{number}" for number in range(1, len(recipe.stages))]
+    return [identity(recipe, n, origin, job.style) for n, origin in enumerate(origins, start=1)]
+
+
+def marks(
+    job: Job, train: Sequence[Problem], validation: Sequence[Problem]
+) -> dict[str, str | None]:
+    """The fingerprints of a training: of the base model and of the problems."""
+    return {
+        "model": job.fingerprint,
+        "data": digest(train),
+        "validation": digest(validation),
     }
 
 

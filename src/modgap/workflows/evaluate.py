@@ -37,7 +37,7 @@ from modgap.grading.answer import Mode
 from modgap.models.folder import own_max_tokens, own_temperature
 from modgap.reporting.sampling import greedy_words, sampling_of, sampling_words
 from modgap.workflows.engine_start import continues_turn, engine_of
-from modgap.workflows.extension import as_begun, as_mended, extended
+from modgap.workflows.extension import extend, resumption
 from modgap.workflows.fingerprints import fingerprints
 from modgap.workflows.grade import grade_held, graded_in
 from modgap.workflows.problems import (
@@ -122,9 +122,49 @@ def evaluate(
     warn_about_words(problems, chosen)
     if warn_of_images:
         warn_about_images(problems, chosen)
-    start, engine, identity = engine_of(model, options, RunFolder(out))
+    run = Run(out)
     if isinstance(model, str | Path):
         given = {"model": str(model), **(given or {})}
+    engine, plan = _planned(problems, model, run.folder, options, chosen, given or {})
+    summary = evaluate_with(problems, engine, run.path, plan, progress)
+    check_not_all_failed(run.folder, summary)
+    return run
+
+
+def is_complete(
+    problems: Sequence[Problem], model: str | Path, out: Path, options: EvalOptions
+) -> bool:
+    """Whether `evaluate` would find every answer there; nothing is written, no model is loaded.
+
+    Raises:
+        UserError: `evaluate` would refuse the folder: it holds another run.
+    """
+    run = RunFolder(out)
+    if not run.manifest_path.exists():
+        return False
+    options = replace(options, style=options.wording)
+    chosen = options.chosen(default_views(problems))
+    _, plan = _planned(problems, model, run, options, chosen, {})
+    data, each = fingerprints(problems)
+    found = resumption(run, _resolved(plan, chosen, len(problems)), data, each, plan.kept)
+    if found.grows or not run.holds("eval", found.resolved, data_fingerprint=found.data):
+        return False
+    views, seed = parse_views(found.resolved["views"]), found.resolved["seed"]
+    prompts = expected_prompts(problems, views, plan.style, seed)
+    done = run.answered({problem.id for problem in problems}, prompts)
+    return not make_requests(problems, views, found.resolved["samples"], plan.style, done, seed)
+
+
+def _planned(
+    problems: Sequence[Problem],
+    model: str | Path | Engine,
+    run: RunFolder,
+    options: EvalOptions,
+    chosen: Sequence[View],
+    given: Mapping[str, object],
+) -> tuple[Engine, EvalPlan]:
+    """What answers, and every value resolved; the model is looked at, not loaded."""
+    start, engine, identity = engine_of(model, options, run)
     plan = EvalPlan(
         views=[view.name for view in chosen],
         samples=_SAMPLES if options.samples is None else options.samples,
@@ -133,13 +173,10 @@ def evaluate(
         pixels=start.pixels,
         style=options.wording,
         identity=identity,
-        given=given or {},
+        given=given,
         options=as_json(options) | {"engine": identity.get("engine")},
     )
-    run = Run(out)
-    summary = evaluate_with(problems, engine, run.path, plan, progress)
-    check_not_all_failed(run.folder, summary)
-    return run
+    return engine, plan
 
 
 def _not_given(options: EvalOptions) -> list[str]:
@@ -220,11 +257,13 @@ def evaluate_with(
     resolved = _resolved(plan, chosen, len(problems))
     data, each = fingerprints(problems)
     with run.lock():
-        data = as_mended(run, data, each, chosen)
-        resolved |= as_begun(run, resolved, data, plan.kept)
-        resolved = extended(run, resolved, plan.given, data, each)
-        chosen = parse_views(resolved["views"])
-        existed = run.start("eval", resolved, plan.given, data_fingerprint=data)
+        found = resumption(run, resolved, data, each, plan.kept)
+        if found.grows:
+            extend(run, found, plan.given)
+        for note in found.notes:
+            say(note)
+        resolved, chosen = found.resolved, parse_views(found.resolved["views"])
+        existed = run.start("eval", resolved, plan.given, data_fingerprint=found.data)
         if plan.options:
             _record_options(run, plan.options, resolved)
         prompts = expected_prompts(problems, chosen, plan.style, resolved["seed"])

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from modgap.core.errors import UserError
-from modgap.core.progress import say
 from modgap.core.record import RunFolder
 from modgap.core.view import View, get_view
 
@@ -20,57 +20,89 @@ _GROWS = ("views", "samples", "problems")
 """The arguments of which a run can be given more."""
 
 
-def extended(
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How a run resumes.
+
+    Attributes:
+        resolved: The arguments in force, views in the order of the run. Those of a run that cannot
+            be extended are the ones asked for: `RunFolder.start` says what differs.
+        data: The fingerprint of the problems in force.
+        grows: Whether the run must be extended first.
+        notes: What the user is to know.
+    """
+
+    resolved: dict[str, Any]
+    data: str
+    grows: bool
+    notes: tuple[str, ...]
+
+
+def resumption(
     run: RunFolder,
-    resolved: dict[str, Any],
-    given: Mapping[str, object],
+    resolved: Mapping[str, Any],
     data: str,
     each: Mapping[str, list[str]],
-) -> dict[str, Any]:
-    """The arguments in force, after an existing run was extended where they ask for more.
-
-    The caller holds the lock.
+    kept: Collection[str],
+) -> Resumption:
+    """How a run resumes with these arguments; nothing is written.
 
     Args:
         run: The run.
         resolved: The arguments now.
-        given: As the user gave them.
         data: Fingerprint of the problems now.
         each: Fingerprints of each problem now.
-
-    Returns:
-        The arguments, views in the order of the run. Those of a run that cannot be extended are
-        unchanged: `RunFolder.start` says what differs.
+        kept: Arguments that were not given: an existing run keeps its own.
 
     Raises:
-        UserError: Problems of the run have changed, or one of its views depends on the others.
+        UserError: Problems that were answered have changed, or one of the run's views depends on
+            the others.
     """
+    notes: list[str] = []
+    data = _as_mended(run, data, each, [get_view(name) for name in resolved["views"]], notes)
+    asked = {**resolved, **_as_begun(run, resolved, data, kept, notes)}
+    more, grows = _extended(run, asked, data, each, notes)
+    return Resumption(more, data, grows, tuple(notes))
+
+
+def extend(run: RunFolder, found: Resumption, given: Mapping[str, object]) -> None:
+    """Extend a run that grows; the caller holds the lock."""
+    run.extend(found.resolved, given, data_fingerprint=found.data)
+    if sampling := run.manifest().get("sampling"):
+        run.note("sampling", sampling | {"samples": found.resolved["samples"]})
+
+
+def _extended(
+    run: RunFolder,
+    resolved: dict[str, Any],
+    data: str,
+    each: Mapping[str, list[str]],
+    notes: list[str],
+) -> tuple[dict[str, Any], bool]:
+    """The arguments in force, and whether the run has fewer views, samples or problems."""
     if run.unanswered() or not run.manifest_path.exists():
-        return resolved
+        return resolved, False
     manifest = run.manifest()
     before: dict[str, Any] = manifest.get("resolved", {})
     begun = manifest.get("fingerprints", {}).get("data_fingerprint")
     views: list[str] = before.get("views") or []
     if manifest.get("kind") != "eval" or not set(views) <= set(resolved["views"]):
-        return resolved
+        return resolved, False
     more = resolved | {"views": [*views, *(v for v in resolved["views"] if v not in views)]}
     if more["samples"] < before.get("samples", 0) or not _alike(before, more):
-        return resolved
+        return resolved, False
     if data != begun and not _more_problems(run, data, each, views):
-        return resolved
+        return resolved, False
     if data == begun and all(before.get(name) == more[name] for name in _GROWS):
-        return more
-    run.extend(more, given, data_fingerprint=data)
-    if sampling := run.manifest().get("sampling"):
-        run.note("sampling", sampling | {"samples": more["samples"]})
+        return more, False
     changes = [
         f"{name} {_shown(before.get(name))} -> {_shown(more[name])}"
         for name in _GROWS
         if before.get(name) != more[name]
     ]
     if changes:
-        say(f"{run.path} is extended: {'; '.join(changes)}")
-    return more
+        notes.append(f"{run.path} is extended: {'; '.join(changes)}")
+    return more, True
 
 
 def _alike(before: Mapping[str, Any], more: Mapping[str, Any]) -> bool:
@@ -106,8 +138,12 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
-def as_mended(
-    run: RunFolder, data: str, each: Mapping[str, list[str]], views: Sequence[View]
+def _as_mended(
+    run: RunFolder,
+    data: str,
+    each: Mapping[str, list[str]],
+    views: Sequence[View],
+    notes: list[str],
 ) -> str:
     """The fingerprint that a run was begun with, where the data set was only mended since.
 
@@ -142,7 +178,9 @@ def as_mended(
             " --out."
         )
     if changed := words | diagrams:
-        say(f"the data set was mended: nothing was answered yet of what changed: {some(changed)}")
+        notes.append(
+            f"the data set was mended: nothing was answered yet of what changed: {some(changed)}"
+        )
     return begun
 
 
@@ -152,8 +190,12 @@ def some(names: Collection[str]) -> str:
     return ", ".join(first) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def as_begun(
-    run: RunFolder, resolved: Mapping[str, object], data: str, kept: Collection[str]
+def _as_begun(
+    run: RunFolder,
+    resolved: Mapping[str, object],
+    data: str,
+    kept: Collection[str],
+    notes: list[str],
 ) -> dict[str, Any]:
     """The sampling and the views that a run has, where no other ones are given now.
 
@@ -178,5 +220,5 @@ def as_begun(
     if run.unanswered() or not set(asked) < set(taken.get("views", ())):
         taken.pop("views", None)
     else:
-        say(f"{run.path} has more views than the default ones: {','.join(taken['views'])}")
+        notes.append(f"{run.path} has more views than the default ones: {','.join(taken['views'])}")
     return taken

@@ -27,6 +27,7 @@ from modgap.core.text import counted
 from modgap.core.view import parse_views
 from modgap.models.folder import model_notes
 from modgap.workflows.evaluate import as_in, evaluate
+from modgap.workflows.evaluate import is_complete as is_measured
 from modgap.workflows.fingerprints import fingerprint
 from modgap.workflows.problems import (
     check_views,
@@ -46,6 +47,7 @@ from modgap.workflows.train import (
     train_resolved,
     wording,
 )
+from modgap.workflows.train import is_complete as is_trained
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Study:
         sets: The problems.
         marks: Fingerprints of the model and of the problems.
         given: The arguments as the user gave them.
+        complete: What is done already, by its folder in the study's: `kl`, `base/eval`.
     """
 
     spec: StudySpec
@@ -87,6 +90,17 @@ class Study:
     sets: StudySets
     marks: Mapping[str, str]
     given: Mapping[str, object] | None
+    complete: frozenset[str] = frozenset()
+
+    @property
+    def training(self) -> TrainOptions:
+        """How the recipes are trained."""
+        return replace(spec_training(self.spec), device=self.spec.options.device)
+
+    @property
+    def measured_on(self) -> dict[str, list[Problem]]:
+        """The problems of each evaluation of a model, the study's own under an empty name."""
+        return {"": self.sets.test, **self.sets.also}
 
     def options_for(self, name: str, also: str = "") -> EvalOptions:
         """How a recipe is evaluated.
@@ -109,7 +123,7 @@ class Study:
     def measure(self, name: str, model: Path, bars: Bars) -> None:
         """Evaluate the base model or a recipe on the test problems and on each set of `--also`."""
         place = self.spec.out / name
-        for also, problems in {"": self.sets.test, **self.sets.also}.items():
+        for also, problems in self.measured_on.items():
             evaluate(
                 problems, model, place / eval_folder(also),
                 given={**(self.given or {}), "benchmark": also or self.spec.benchmark},
@@ -117,12 +131,34 @@ class Study:
                 progress=bars.named(f"{name} on {also}" if also else name),
             )  # fmt: skip
 
+    def checked(self) -> Study:
+        """This study, with what is complete in its folder.
+
+        Raises:
+            UserError: A training or an evaluation there was made with other arguments.
+        """
+        from modgap.training.checkpoint import final_checkpoint
+
+        out, models, complete = self.spec.out, {"base": self.folder}, set[str]()
+        for name, recipe in self.recipes.items():
+            problems = self.sets.trained_on
+            if is_trained(recipe, problems, self.start, out / name, self.training):
+                complete.add(name)
+                models[name] = final_checkpoint(out / name)
+        for name, model in models.items():
+            for also, problems in self.measured_on.items():
+                part = f"{name}/{eval_folder(also)}"
+                # Of one that was not begun, the options depend on the base model's.
+                begun = (out / part / "manifest.json").exists()
+                if begun and is_measured(problems, model, out / part, self.options_for(name, also)):
+                    complete.add(part)
+        return replace(self, complete=frozenset(complete))
+
     def run(self) -> ReportSummary:
         """Do the missing steps and report; see `run_study`."""
         from modgap.reporting.page import build_report
 
         spec, out, given, started = self.spec, self.spec.out, self.given, time.monotonic()
-        training = replace(spec_training(spec), device=spec.options.device)
         with progress_bars() as bars:
             counts = [counted(len(self.sets.test), "problem")]
             counts += [f"{len(problems)} of {name}" for name, problems in self.sets.also.items()]
@@ -134,7 +170,7 @@ class Study:
                 count = len(divided(recipe, self.sets.trained_on)[0])
                 say(f"training {name} on {counted(count, 'problem')}: {stages}", started)
                 trained = train_resolved(
-                    recipe, self.sets.trained_on, self.start, out / name, options=training,
+                    recipe, self.sets.trained_on, self.start, out / name, options=self.training,
                     given=given, progress=bars,
                 )  # fmt: skip
                 say(f"measuring {name}", started)
@@ -150,6 +186,8 @@ def prepare_study(
     spec: StudySpec, *, given: Mapping[str, object] | None = None, like: Study | None = None
 ) -> Generator[Study]:
     """Check a study, and hold its folder until the block ends. The errors of `run_study`.
+
+    Refused is also what is in the folder already and was made with other arguments.
 
     Unusual images are named, and all that are trained on are decoded, unless the study is `like`
     one that is ready: the same model and problems, another training seed.
@@ -201,9 +239,10 @@ def prepare_study(
         "test_fingerprint": fingerprint(sets.test),
     }  # fmt: skip
     with run.lock():
-        run.start("study", identity, given, **marks)
+        run.start("study", identity, given, as_json(spec), **marks)
+        study = Study(spec, folder, start, resolved, sets, marks, given).checked()
         run.note("options", as_json(spec))
-        yield Study(spec, folder, start, resolved, sets, marks, given)
+        yield study
 
 
 def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> StudySets:

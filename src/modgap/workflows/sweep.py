@@ -1,10 +1,10 @@
 """Studies with several jobs at a time and for several seeds: `modgap study --seeds 0,1 --jobs 8`.
 
 With seeds, `OUT/seedN/` is a study like any other. All of them are checked and locked first; then
-the jobs are `modgap train` and `modgap eval` in processes of their own, which share the visible
-accelerators; at the end the studies are gone through one by one, which finds everything there and
-writes what is still missing: the reports. A recipe that begins as another one does waits for it and
-takes its stages; the base model is measured in the first study.
+the jobs are `modgap train` and `modgap eval` for what is missing, in processes of their own, which
+share the visible accelerators; at the end the studies are gone through one by one, which finds
+everything there and writes what is still missing: the reports. A recipe that begins as another one
+does waits for it and takes its stages; the base model is measured in the first study.
 
 ```
 study(StudySpec(
@@ -163,7 +163,7 @@ def _planned(
 def _measured(
     name: str, study: Study, fixed: Sequence[str], each: int, model: Callable[[], str]
 ) -> list[Step]:
-    """Evaluate the base model or a recipe, on the test problems and on each set of `--also`.
+    """What is missing of the evaluations of the base model or a recipe, one for each set.
 
     Args:
         name: `base`, or the recipe.
@@ -180,11 +180,14 @@ def _measured(
         out = spec.out / name / eval_folder(also)
         return ["eval", *asked, *words, "--model", model(), "--out", str(out)]
 
-    steps = [Step(each, functools.partial(arguments, "", fixed))]
+    asked: dict[str, Sequence[str]] = {"": fixed}
     for also, path in also_sets(spec).items():
-        asked = ["--data", str(path), "--benchmark", also, "--style", spec.options.wording]
-        steps.append(Step(each, functools.partial(arguments, also, asked)))
-    return steps
+        asked[also] = ["--data", str(path), "--benchmark", also, "--style", spec.options.wording]
+    return [
+        Step(each, functools.partial(arguments, also, words))
+        for also, words in asked.items()
+        if f"{name}/{eval_folder(also)}" not in study.complete
+    ]
 
 
 def _log(out: Path, name: str) -> Path:
@@ -203,7 +206,7 @@ def _share_base(bases: Sequence[Path]) -> None:
 
 
 def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], each: int) -> list[Step]:
-    """Train a recipe, then measure its last checkpoint."""
+    """Train a recipe, then measure its last checkpoint; what is complete needs no process."""
     spec, out = study.spec, study.spec.out / recipe.name
     # The reference as given: a recipe from a file is not found by its name.
     reference = dict(zip(study.recipes, dict.fromkeys(spec.recipes), strict=True))[recipe.name]
@@ -227,7 +230,8 @@ def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], each: int)
 
         return str(final_checkpoint(out / f"stage{len(recipe.stages)}"))
 
-    return [Step(1, train), *_measured(recipe.name, study, fixed, each, final)]
+    training = [] if recipe.name in study.complete else [Step(1, train)]
+    return [*training, *_measured(recipe.name, study, fixed, each, final)]
 
 
 def _begins_as(recipe: Recipe, plans: Mapping[str, Recipe]) -> str | None:

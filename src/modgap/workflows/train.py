@@ -27,7 +27,7 @@ from modgap.workflows.checkpoints import find_checkpoint
 from modgap.workflows.problems import warn_about_images
 
 if TYPE_CHECKING:
-    from modgap.training.events import Event, TrainResult
+    from modgap.training.events import Event, Job, TrainResult
 
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -297,25 +297,53 @@ def train_resolved(
         # For a reward function in the user's working folder; last, so that nothing there stands in
         # for a module of ours or of a library.
         sys.path.append(str(Path.cwd()))
-    from modgap.models.fingerprint import model_fingerprint
     from modgap.models.load import check_model, resolve
-    from modgap.training.events import Job
 
     check_environment(options)
     folder = resolve(model)
     check_model(folder, as_is=entry.as_is)
     problems, test = divided(recipe, problems)
-    job = Job(
+    job = _job(folder, test, options, given)
+    with logged(options.log, out, training_progress(progress, recipe.name)) as report:
+        result = run(recipe, problems, folder, out, job, report)
+    RunFolder(out).note("options", as_json(options))
+    return result
+
+
+def is_complete(
+    recipe: Recipe, problems: Sequence[Problem], model: str | Path, out: Path, options: TrainOptions
+) -> bool:
+    """Whether `train_resolved` would find every stage done; nothing is written.
+
+    Raises:
+        UserError: `train_resolved` would refuse the folder: it holds another training.
+    """
+    from modgap.models.load import resolve
+
+    entry = registry.TRAINING_ENGINES.entry(options.engine)
+    if not entry.complete or not RunFolder(out).manifest_path.exists():
+        return False
+    folder = resolve(model)
+    problems, test = divided(recipe, problems)
+    return registry.load(entry.complete)(recipe, problems, folder, out, _job(folder, test, options))
+
+
+def _job(
+    folder: Path,
+    test: Sequence[Problem] | None,
+    options: TrainOptions,
+    given: Mapping[str, object] | None = None,
+) -> Job:
+    from modgap.models.fingerprint import model_fingerprint
+    from modgap.training.events import Job
+
+    return Job(
         style=wording(options),
         validation=test,
         given=given,
         fingerprint=model_fingerprint(folder),
         device=options.device,
     )
-    with logged(options.log, out, training_progress(progress, recipe.name)) as report:
-        result = run(recipe, problems, folder, out, job, report)
-    RunFolder(out).note("options", as_json(options))
-    return result
 
 
 def check_start(model: str | Path, out: Path | str, options: TrainOptions) -> Path:

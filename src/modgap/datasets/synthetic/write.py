@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from typing import IO
 from modgap.core.disk import full_disk
 from modgap.core.errors import UserError
 from modgap.core.files import locked
+from modgap.core.processes import spread
 from modgap.datasets.synthetic.families import family as family_of
 
 _CHUNK = 32
@@ -58,7 +58,7 @@ def write_dataset(
     Raises:
         UserError: Negative counts, an unknown family, or a folder that cannot be written, that
             another process is writing, or that holds a data set (ours without `force`; somebody
-            else's in any case).
+            else's in any case); or a process ended early, as without that guard.
     """
     if train < 0 or test < 0:
         raise UserError(f"the numbers of problems must not be negative: train={train}, test={test}")
@@ -170,17 +170,22 @@ def _made(
     diagrams: Path, train: int, total: int, seed: int, family: str, workers: int | None
 ) -> Iterator[Made]:
     """Number, record and solution of each problem, in order; the diagrams are written meanwhile."""
-    make = partial(_make, diagrams, train, seed, family)
     count = (
         workers or len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else workers or os.cpu_count()
     )
     if count == 1 or total < _SERIAL:
-        yield from map(make, range(total))
+        yield from (_make(diagrams, train, seed, family, number) for number in range(total))
         return
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        yield from pool.imap(make, range(total), chunksize=_CHUNK)
+    spans = (range(at, min(at + _CHUNK, total)) for at in range(0, total, _CHUNK))
+    make = partial(_make_span, diagrams, train, seed, family)
+    for made in spread(make, spans, count or 1):
+        yield from made
+
+
+def _make_span(diagrams: Path, train: int, seed: int, family: str, span: range) -> list[Made]:
+    return [_make(diagrams, train, seed, family, number) for number in span]
 
 
 def _make(diagrams: Path, train: int, seed: int, family: str, number: int) -> Made:

@@ -40,6 +40,7 @@ from modgap.core.record import RunFolder
 from modgap.core.text import counted
 from modgap.datasets.parquet import SOURCE, Beside
 from modgap.training.checkpoint import (
+    all_finished,
     checkpoint,
     finish,
     finished,
@@ -53,8 +54,8 @@ from modgap.training.log import Teller
 from modgap.training.setup import (
     VALIDATION,
     check_prompts,
-    digest,
-    identity,
+    identities,
+    marks,
     reward_of,
     split_validation,
 )
@@ -152,15 +153,12 @@ def train(
     gpus = _gpus([stage for stage, folder in staged if finished(folder) is None])
     configure = functools.partial(_overrides, recipe, out, gpus, _gpu_gib())
     _check_stages(staged, model, len(train_on), configure, tools)
-    fingerprints = {
-        "model": job.fingerprint,
-        "data": digest(train_on),
-        "validation": digest(validation),
-    }
+    fingerprints = marks(job, train_on, validation)
+    identified = _identities(recipe, model.path, job)
     with RunFolder(out).lock():
         start_run(out, recipe, job.given)
         for number, (stage, folder) in enumerate(staged, start=1):
-            _start_stage(recipe, number, folder, model, job, fingerprints)
+            RunFolder(folder).start("train", identified[number - 1], job.given, **fingerprints)
             teller = Teller(progress, number, len(recipe.stages), stage.settings.steps)
             if finished(folder) is None:
                 data = _write_data(
@@ -201,6 +199,19 @@ def run(
         progress=progress,
         job=job,
     )
+
+
+def is_complete(
+    recipe: Recipe, problems: Sequence[Problem], folder: Path, out: Path, job: Job
+) -> bool:
+    """Whether `run` would find every stage done; nothing is written.
+
+    Raises:
+        UserError: `run` would refuse the folder: it holds another training.
+    """
+    stages = _identities(recipe, folder, job)
+    train_on, validation = split_validation(recipe, problems, job.validation)
+    return all_finished(out, recipe, stages, marks(job, train_on, validation))
 
 
 def _gpus(stages: Sequence[Stage]) -> int:
@@ -340,25 +351,13 @@ def _check_stages(
                 raise UserError(f"stage {number} ({stage.title}): {error}") from error
 
 
-def _start_stage(
-    recipe: Recipe,
-    number: int,
-    folder: Path,
-    model: Model,
-    job: Job,
-    fingerprints: Mapping[str, str | None],
-) -> None:
-    """Begin the run of a stage, or resume it; a folder of another one is refused."""
-    base = model.path if job.fingerprint is None else "the base model"
-    origin = base if number == 1 else f"{job.start_from} of stage{number - 1}"
-    passed = recipe.stages[number - 1].passed
-    own = {
-        "engine": "verl",
-        "verl": [list(pair) for pair in passed if not _SPEED.search(pair[0])],
-    }
-    RunFolder(folder).start(
-        "train", identity(recipe, number, origin, job.style) | own, job.given, **fingerprints
-    )
+def _identities(recipe: Recipe, model: str | Path, job: Job) -> list[dict[str, Any]]:
+    """The arguments that identify each stage."""
+    found: list[dict[str, Any]] = []
+    for stage, identified in zip(recipe.stages, identities(recipe, model, job), strict=True):
+        kept = [list(pair) for pair in stage.passed if not _SPEED.search(pair[0])]
+        found.append(identified | {"engine": "verl", "verl": kept})
+    return found
 
 
 def _write_data(
