@@ -476,7 +476,7 @@ def pretrain(job: Job, seed: int) -> None:
         "--problems 60 --glyph-steps 2 --mixture-steps 2 --warmup 1 --batch 4 --eval-every 2"
         " --eval-problems 1 --final-problems 1"
     )
-    sizes = small.split() if job.small else ["--eval-every", "250"]
+    sizes = small.split() if job.small else ["--eval-every", "125"]
     asked = ["--family", SECOND, "--arch", "qwen3-vl", "--seed", str(seed)]
     minutes = ["--minutes", f"{max(0.1, (job.left - 8 * GRACE) / 60):.2f}"]
     workers = ["--workers", str(1 if job.small else os.cpu_count() or 2)]

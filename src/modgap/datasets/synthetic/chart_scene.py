@@ -41,7 +41,7 @@ class Chart:
         tick: Distance of the ticks of an axis; 0 without an axis.
         question: What is asked.
         answer: Its exact answer.
-        steps: The steps to it, one operation each.
+        steps: The steps to it: the items that it asks for, then one operation each.
         program: The same in short.
     """
 
@@ -92,7 +92,7 @@ def new_chart(rng: Random, kind: str) -> Chart:
 # --- templates: one for each question -------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A way to ask about charts of some kinds; its level is its number of steps, at most 3."""
+    """A way to ask about charts of some kinds; its level is its number of operations, at most 3."""
 
     name: str
     kinds: tuple[str, ...]
@@ -116,8 +116,13 @@ def _asks(
 
 
 def _some(chart: Chart, rng: Random, count: int) -> tuple[list[str], list[int]]:
-    """Some items: their names and numbers."""
+    """Some items: their names and numbers, which become the first steps.
+
+    A small model that was to calculate with them at once learned only the questions about all
+    items.
+    """
     names = rng.sample(list(chart.items), count)
+    chart.steps = [f"{name} = {chart.items[name]}" for name in names]
     return names, [chart.items[name] for name in names]
 
 
@@ -125,7 +130,7 @@ def _some(chart: Chart, rng: Random, count: int) -> tuple[list[str], list[int]]:
 def sum_of_two(c: Chart, rng: Random) -> None:
     """Two numbers together."""
     (a, b), numbers = _some(c, rng, 2)
-    c.steps = add(*numbers)
+    c.steps += add(*numbers)
     words = f"What is the sum of {a} and {b}?", f"How much are {a} and {b} together?"
     c.ask(rng, *words, answer=sum(numbers), program="Sum N0 N1")
 
@@ -134,7 +139,7 @@ def sum_of_two(c: Chart, rng: Random) -> None:
 def difference(c: Chart, rng: Random) -> None:
     """Two numbers apart."""
     (a, b), (x, y) = _some(c, rng, 2)
-    c.steps = [minus(max(x, y), min(x, y))]
+    c.steps += [minus(max(x, y), min(x, y))]
     words = f"What is the difference between {a} and {b}?", f"How far apart are {a} and {b}?"
     c.ask(rng, *words, answer=abs(x - y), program="Minus N0 N1")
 
@@ -146,7 +151,7 @@ def ratio(c: Chart, rng: Random) -> None:
     answer = Fraction(x, y)
     # Whole ratios are few, and could be guessed.
     require(answer.denominator in (2, 4, 5, 8, 10, 20))
-    c.steps = [f"{x} / {y} = {decimal(answer)}"]
+    c.steps += [f"{x} / {y} = {decimal(answer)}"]
     words = f"What is {a} divided by {b}?", f"How many times as large as {b} is {a}?"
     c.ask(rng, *words, answer=answer, program="Divide N0 N1")
 
@@ -155,7 +160,7 @@ def ratio(c: Chart, rng: Random) -> None:
 def sum_of_three(c: Chart, rng: Random) -> None:
     """Three numbers together."""
     (a, b, d), numbers = _some(c, rng, 3)
-    c.steps = add(*numbers)
+    c.steps += add(*numbers)
     words = f"What is the sum of {a}, {b} and {d}?", f"How much are {a}, {b} and {d} together?"
     c.ask(rng, *words, answer=sum(numbers), program="Sum N0 N1 N2")
 
@@ -165,7 +170,7 @@ def two_less_one(c: Chart, rng: Random) -> None:
     """Two numbers together minus a third."""
     (a, b, d), (x, y, z) = _some(c, rng, 3)
     require(x + y > z)
-    c.steps = [*add(x, y), minus(x + y, z)]
+    c.steps += [*add(x, y), minus(x + y, z)]
     words = (
         f"What is the sum of {a} and {b} minus {d}?",
         f"How much more than {d} are {a} and {b} together?",
@@ -248,7 +253,7 @@ def two_against_two(c: Chart, rng: Random) -> None:
     (a, b, d, e), (w, x, y, z) = _some(c, rng, 4)
     first, second = w + x, y + z
     require(first > second)
-    c.steps = [*add(w, x), *add(y, z), minus(first, second)]
+    c.steps += [*add(w, x), *add(y, z), minus(first, second)]
     words = (
         f"How much more are {a} and {b} together than {d} and {e} together?",
         f"By how much is the sum of {a} and {b} above that of {d} and {e}?",
