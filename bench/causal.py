@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modgap.analysis.causal import estimate
+from modgap.analysis.causal import VIEWS, estimate
 from modgap.core.view import samples_of
 
 PARTS = ("writing", "reading", "integration", "reasoning", "use")
@@ -33,7 +33,9 @@ class World:
         conflict: Share of the answers that follow words, but not words that contradict the picture.
         easier: How much more an answer follows the words the easier the problem is.
         lucky: Probability that a misread or changed number still gives the right answer.
-        foreign: Loss of `keeps` where the words are prefilled and not the model's own.
+        foreign: Share of the right answers that is lost after prefilled words, which are not the
+            model's own, also with the same words in the prompt.
+        apart: More of that where the conditions are in the picture only.
         instructed: Points that the request to write down costs by itself.
         moved: The transcription stands in the user turn, where it is used as the prompt's words.
     """
@@ -48,6 +50,7 @@ class World:
     easier: float = 0.0
     lucky: float = 0.0
     foreign: float = 0.0
+    apart: float = 0.0
     instructed: float = 0.0
     moved: bool = False
 
@@ -62,7 +65,8 @@ WORLDS = {
     "a fifth of the followers trust the picture in a conflict": World(conflict=0.2),
     "easier problems follow more": World(easier=0.3),
     "wrong words give the right answer in 5%": World(lucky=0.05),
-    "prefilled words are used 10% less than own ones": World(foreign=0.1),
+    "prefilled words lose 10% of the right answers": World(foreign=0.1),
+    "prefilled words lose 10% with the picture only": World(apart=0.1),
     "the request costs 5 points by itself": World(instructed=0.05),
     "the transcription stands in the user turn": World(moved=True),
 }
@@ -81,12 +85,13 @@ def probabilities(
     own = follows * (reads * after + (1 - reads) * wrong) + (1 - follows) * seen
     best = follows * after + (1 - follows) * seen  # were all that it writes right
     follows_set, after_set = (1.0, hard) if world.moved else (follows, after)
-    after_set = after_set * (1 - world.foreign)
+    prefilled = hard * (1 - world.foreign)
+    after_set = after_set * (1 - world.foreign - world.apart)
     true = follows_set * after_set + (1 - follows_set) * seen
     against = follows_set * (1 - world.conflict)
     still = world.indecisive * after_set + (1 - world.indecisive) * wrong
     corrupted = against * still + (1 - against) * seen
-    told = np.stack([own, true, corrupted], axis=1) - world.instructed
+    told = np.stack([own, true, corrupted, prefilled], axis=1) - world.instructed
     shown = np.stack([hard, seen, *told.clip(0, 1).T], axis=1)
     parts = {
         "writing": own - seen,
@@ -104,7 +109,7 @@ def simulate(
     """Truth, mean estimate and coverage of the 95% interval of each part."""
     _, truth = probabilities(world, 400_000, np.random.default_rng(1))
     rng = np.random.default_rng(seed)
-    asked_K = np.array([samples] * 4 + [samples_of("corrupted-transcription", samples)])
+    asked_K = np.array([samples_of(view, samples) for view in VIEWS])
     sums, held = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0)
     for run in range(runs):
         shown_PK, _ = probabilities(world, problems, rng)

@@ -30,7 +30,7 @@ SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)
 def test_the_parts_add_up_to_the_gap_whatever_the_answers() -> None:
     rng = np.random.default_rng(0)
     for apart in (True, False):
-        rates_PK = rng.integers(0, 5, (40, 6)) / 4
+        rates_PK = rng.integers(0, 5, (40, 7)) / 4
         found = estimate(rates_PK, apart=apart, resamples=200)
         assert sum(part.points for part in found.parts.values()) == pytest.approx(found.gap.points)
         assert found.gap.points == pytest.approx(100 * (rates_PK[:, 0] - rates_PK[:, 1]).mean())
@@ -43,7 +43,7 @@ def test_the_parts_add_up_to_the_gap_whatever_the_answers() -> None:
 
 def test_shares_are_given_only_where_the_gap_is_there_for_certain() -> None:
     rng = np.random.default_rng(0)
-    same = rng.integers(0, 5, (40, 6)) / 4
+    same = rng.integers(0, 5, (40, 7)) / 4
     assert estimate(same, resamples=200).parts["reading"].share is None
     lost = same.copy()
     lost[:, 0] = 1.0
@@ -54,7 +54,7 @@ def test_shares_are_given_only_where_the_gap_is_there_for_certain() -> None:
 def test_one_gap_has_one_interval() -> None:
     rng = np.random.default_rng(3)
     for problems in (12, 40, 300):
-        rates_PK = rng.integers(0, 5, (problems, 6)) / 4
+        rates_PK = rng.integers(0, 5, (problems, 7)) / 4
         found = estimate(rates_PK, resamples=10_000).gap
         headline = paired_gap(rates_PK[:, 0], rates_PK[:, 1], seed=SEED)
         assert (found.ci_low, found.ci_high) == (headline.ci_low, headline.ci_high)
@@ -63,8 +63,8 @@ def test_one_gap_has_one_interval() -> None:
 def test_few_problems_do_not_split_the_gap() -> None:
     """The same model with 12 and with 400 problems."""
     rng = np.random.default_rng(0)
-    chances = np.array([0.9, 0.3, 0.5, 0.7, 0.05])
-    few, many = (rng.binomial(4, chances, (n, 5)) / 4 for n in (12, 400))
+    chances = np.array([0.9, 0.3, 0.5, 0.7, 0.05, 0.9])
+    few, many = (rng.binomial(4, chances, (n, 6)) / 4 for n in (12, 400))
     few[:, 2:4] = rng.permutation(few[:, 2:4].ravel()).reshape(-1, 2)
     for rates_PK, expected in ((many, False), (few, True)):
         found = estimate(rates_PK)
@@ -75,15 +75,15 @@ def test_few_problems_do_not_split_the_gap() -> None:
         ]
         assert found.too_few == expected == (max(widths) > MOST_WIDTH)
         assert ("too few problems" in causal_words(found)[0]) == expected
-    no_gap = rng.integers(0, 5, (40, 5)) / 4
+    no_gap = rng.integers(0, 5, (40, 6)) / 4
     assert estimate(no_gap).too_few and "holds 0" in causal_words(estimate(no_gap))[0]
-    turned = estimate(many[:, [1, 0, 2, 3, 4]])
+    turned = estimate(many[:, [1, 0, 2, 3, 4, 5]])
     assert turned.too_few and "no gap to split" in causal_words(turned)[0]
 
 
 def test_shares_are_numbers_where_a_few_resamples_have_no_gap() -> None:
-    rates_PK = np.zeros((12, 6))
-    rates_PK[:5, 0] = 1.0  # 0.2% of the resamples hold none of the 5 lost problems
+    rates_PK = np.zeros((12, 7))
+    rates_PK[:5, [0, 5]] = 1.0  # 0.2% of the resamples hold none of the 5 lost problems
     rates_PK[11, :2] = 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -94,8 +94,8 @@ def test_shares_are_numbers_where_a_few_resamples_have_no_gap() -> None:
 
 
 def test_integration_is_at_most_the_gap_as_an_answer_follows_words_or_does_not() -> None:
-    rates_PK = np.zeros((12, 6))
-    rates_PK[:8, 0], rates_PK[:3, 1], rates_PK[:4, 4] = 1.0, 1.0, 1.0
+    rates_PK = np.zeros((12, 7))
+    rates_PK[:8, [0, 5]], rates_PK[:3, 1], rates_PK[:4, 4] = 1.0, 1.0, 1.0
     found = estimate(rates_PK)
     assert found.parts["integration"].points == pytest.approx(found.gap.points)
     assert found.parts["integration"].ci_high <= found.gap.ci_high + 1e-9
@@ -125,10 +125,10 @@ def test_known_parts_are_in_the_95_percent_intervals_95_percent_of_the_time(name
         ("20% of the changed numbers do not matter", {"integration": 1, "reasoning": -1}),
         ("a fifth of the followers trust the picture in a conflict",
          {"integration": 1, "reasoning": -1}),
-        ("prefilled words are used 10% less than own ones",
+        ("prefilled words lose 10% with the picture only",
          {"reading": -1, "reasoning": 1, "use": 1}),
         ("the request costs 5 points by itself",
-         {"writing": -1, "integration": -1, "reasoning": 1, "use": 1}),
+         {"writing": -1, "reading": 1, "integration": -1, "reasoning": 1}),
         ("the transcription stands in the user turn",
          {"reading": 1, "integration": -1, "reasoning": -1, "use": -1}),
     ],
@@ -148,13 +148,8 @@ def test_a_broken_assumption_biases_the_parts_that_rest_on_it_and_no_other(
 OUTCOME: Mapping[str, Outcome] = {"c": "correct", "w": "wrong", "e": "error"}
 
 
-def scores(
-    answers: dict[str, str], problems: int = 12, read: str = "", **of_response: object
-) -> Scores:
-    """The scores of problems whose samples are right (`c`), wrong (`w`) or failed (`e`).
-
-    `read` says of each own transcription whether it is right (`r`).
-    """
+def scores(answers: dict[str, str], problems: int = 12, **of_response: object) -> Scores:
+    """The scores of problems whose samples are right (`c`), wrong (`w`) or failed (`e`)."""
     rows = {
         f"p{n}": ProblemRow(id=f"p{n}", answer="1", conditions=(f"AB = {n + 1}",))
         for n in range(problems)
@@ -164,10 +159,8 @@ def scores(
     for name in rows:
         for view, letters in answers.items():
             for sample, letter in enumerate(letters):
-                right = view == "own-transcription" and read[sample : sample + 1] == "r"
-                words = f"<think>AB = {int(name[1:]) + 1 if right else 99}.</think>\\boxed{{1}}"
                 said.append(
-                    Response(problem_id=name, view=view, sample=sample, prompt="", response=words,
+                    Response(problem_id=name, view=view, sample=sample, prompt="", response="1",
                              finish_reason="stop", prompt_tokens=10, completion_tokens=5,
                              **of_response)  # pyright: ignore[reportArgumentType]
                 )  # fmt: skip
@@ -179,7 +172,7 @@ def scores(
     return Scores.of(rows, said, graded, 4)
 
 
-ANSWERS = dict(zip(VIEWS, ("cccc", "cwww", "ccww", "cccw", "w"), strict=True))
+ANSWERS = dict(zip(VIEWS, ("cccc", "cwww", "ccww", "cccw", "w", "c"), strict=True))
 
 
 def test_a_quarter_of_the_samples_is_all_that_is_asked_with_a_changed_number() -> None:
@@ -190,28 +183,29 @@ def test_a_quarter_of_the_samples_is_all_that_is_asked_with_a_changed_number() -
         {"writing": 25, "reading": 25, "integration": 0, "reasoning": 25}
     )
     assert found.follows == 1 and found.left_out == 0
-    assert found.tokens == pytest.approx((4 * 4 + 1) / 8)
+    assert found.tokens == pytest.approx((4 * 4 + 2) / 8)
 
 
-def test_prefilled_words_are_compared_with_right_words_of_its_own() -> None:
-    """Right in both samples that it transcribes right, and in 3 of 4 with these words prefilled."""
-    found = split(scores(ANSWERS, read="rr--"))
-    assert found is not None and found.own_words is not None
-    own = found.own_words
-    assert (own.points, own.ci_low, own.n_problems) == (25.0, 25.0, 12)
-    assert any("do not act as its own" in words for words in causal_words(found))
-    for read, points in (("r-r-", -25.0), ("----", None)):
-        found = split(scores(ANSWERS, read=read))
-        assert found is not None and (found.own_words and found.own_words.points) == points
-        said = causal_words(found)
-        assert not any("do not act as its own" in words for words in said)
-        assert any(("was not tested" if points is None else "are −25.0 points") in w for w in said)
+def test_what_words_in_the_answer_change_by_themselves_is_in_no_part() -> None:
+    """Foreign words that cost as much with the text as without leave all parts as they are."""
+    rates_PK = np.random.default_rng(0).integers(1, 4, (40, 7)) / 4
+    foreign = rates_PK.copy()
+    foreign[:, [3, 5]] -= 0.25
+    before, after = estimate(rates_PK), estimate(foreign)
+    assert after.prefilling.points == pytest.approx(before.prefilling.points - 25)
+    for name in ("writing", "reading"):
+        assert after.parts[name].points == pytest.approx(before.parts[name].points)
+    assert after.use.points == pytest.approx(before.use.points)
+    assert any("by themselves" in words for words in causal_words(after))
 
 
 def test_without_a_view_or_with_few_problems_there_is_no_split() -> None:
     for view in VIEWS:
         rest = {name: letters for name, letters in ANSWERS.items() if name != view}
-        assert split(scores(rest)) is None
+        lacking = scores(rest)
+        assert split(lacking) is None
+        said = " ".join(summarise_run(lacking).warnings)
+        assert ("--controls causal" in said) == (view == "full-text-transcription")
     few = scores(ANSWERS, problems=9)
     assert split(few) is None
     (words,) = (words for words in summarise_run(few).warnings if "not split" in words)

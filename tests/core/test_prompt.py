@@ -292,6 +292,7 @@ def test_which_controls_have_an_image() -> None:
         "blank-image": True, "swapped-image": True, "transcribe": True, "as-published": True,
         "rendered-text": True,
         "own-transcription": True, "true-transcription": True, "corrupted-transcription": True,
+        "full-text-transcription": True,
     }  # fmt: skip
     assert "image" not in evaluation_prompt(problem(), "text-only").text
     assert training_question(problem(), "question-only") == "Answer the question: Find x."

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modgap.analysis.transcription import compare
 from modgap.core.prompt import all_conditions, evaluation_prompt
-from modgap.core.transcripts import corrupted, writable
+from modgap.core.transcripts import WHOSE, corrupted, writable
 from modgap.datasets.synthetic import make_problem
 from modgap.testbed.data import to_problem
 
@@ -30,7 +30,7 @@ def test_exactly_one_needed_number_is_another_one(
     clauses: list[str], seed: int, question: str
 ) -> None:
     changed = corrupted(clauses, question, "p", seed)
-    named = {"true-transcription", "corrupted-transcription"}
+    named = set(WHOSE) - {"own-transcription"}
     assert {view for view in named if writable(view, clauses, question)} == (
         named if changed else set()
     )
@@ -83,6 +83,9 @@ def test_in_generated_problems_the_changed_words_are_a_misreading_and_the_true_o
         assert own.text == true.text == changed.text  # only the words in the answer differ
         assert own.prefill == "<think>" and true.prefill.startswith(own.prefill)
         conditions = all_conditions(problem)
+        stated = evaluation_prompt(problem, "full-text-transcription")
+        assert stated.prefill == true.prefill and stated.text != true.text
+        assert all(clause in stated.text for clause in conditions)
         assert all(clause in true.prefill for clause in conditions)
         assert compare(true.prefill, conditions, problem.question).verdict == "read_right"
         assert compare(changed.prefill, conditions, problem.question).verdict == "misread"

@@ -16,6 +16,7 @@ from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions
 from modgap.core.problem import Problem
 from modgap.core.record import RunFolder
+from modgap.core.transcripts import WHOSE
 from modgap.core.view import CONTROLS
 from modgap.datasets import pgps9k
 from modgap.datasets.synthetic.write import write_dataset
@@ -52,14 +53,14 @@ def follower(problems: list[Problem]) -> ScriptedEngine:
     return ScriptedEngine(answer)
 
 
-def test_the_testbed_model_answers_all_of_it_for_two_and_a_half_times_the_tokens(
+def test_the_testbed_model_answers_all_of_it_for_2_7_times_the_tokens(
     problems: list[Problem], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     options = EvalOptions(controls="causal", samples=4, max_tokens=80, device="cpu")
     summary = evaluate_model(problems[:10], "tiny", out, options)
     causal = summary.causal
-    assert causal is not None and causal.tokens is not None and 1 < causal.tokens <= 2.5
+    assert causal is not None and causal.tokens is not None and 1 < causal.tokens <= 2.7
     assert summary.gap and causal.gap.points == pytest.approx(summary.gap.points)
     assert sum(p.points for p in causal.parts.values()) == pytest.approx(causal.gap.points)
     run = RunFolder(out)
@@ -73,7 +74,7 @@ def test_the_testbed_model_answers_all_of_it_for_two_and_a_half_times_the_tokens
             prefilled, said = tokenizer.encode(row.prefill), tokenizer.encode(row.response)
             assert said[: len(prefilled)] == prefilled
         else:
-            assert row.view not in ("true-transcription", "corrupted-transcription")
+            assert WHOSE.get(row.view, "own") == "own"
 
 
 def test_controls_without_the_views_of_the_gap_are_refused(
@@ -166,7 +167,7 @@ def test_a_problem_without_a_number_is_left_out_and_not_missing(
     bare = Problem("bare", "Find x.", "1.000", problems[0].image, semantic=("AB \\perp CD on B",))
     asked = [*problems, bare]
     summary = evaluate(asked, follower(asked), tmp_path / "run", views=ASKED, samples=1)
-    for view in ("true-transcription", "corrupted-transcription"):
+    for view in (view for view, whose in WHOSE.items() if whose != "own"):
         assert (summary.views[view].absent_problems, summary.views[view].missing_samples) == (1, 0)
     assert summary.causal is not None and summary.causal.left_out == 1
     assert summary.gap is not None and summary.gap.n_problems == 15

@@ -1,30 +1,31 @@
 """The gap in parts that add up to it: writing, reading, integration, reasoning.
 
 With the accuracies over the same problems T (full-text), I (image-only), O (own-transcription), C
-(true-transcription) and X (corrupted-transcription), the gap `T - I` is
+(true-transcription), X (corrupted-transcription) and P (full-text-transcription), the gap `T - I`
+is
 
-    writing      W = O - I          what writing the conditions down first changes
-    reading      R = C - O          what replacing the written words by the true ones changes
-    use          U = T - C          what is lost although the true words stand in the answer
+    writing      W = O - I                  what writing the conditions down first changes
+    reading      R = (C - O) - (P - T)      what true words instead of its own ones change
+    use          U = P - C                  what is lost although the true words stand in the answer
 
 O, C and X have the same user turn, the same image and the same opening of the answer; only the
-words written there differ, and they are set, not observed. So R is the effect of an intervention
-and needs no model of the model. U is split further, which does:
+words written there differ, and they are set, not observed. So C - O is the effect of an
+intervention, and needs no model of the model. But words that are put into an answer are not the
+model's own, and can harm or help by themselves. P - T tells how much: the same words, where nothing
+must be read. It is taken out of R and U (a difference in differences), which rests on its being the
+same where the conditions are in the picture only. U is split further, which needs more:
 
-    integration  G = (X / I) (T - I)     answers that come from the picture in spite of the words
-    reasoning    S = U - G               answers that follow the true words and solve less than with
-                                         the words in the prompt
+    integration  G = (X / I) (P - I)        answers that come from the picture in spite of the words
+    reasoning    S = U - G                  answers that follow the true words and solve less than
+                                            with the words in the prompt, too
 
 An answer follows the words with a probability u, or else is given as without them: `C = u s + (1 -
-u) I`, where s is the accuracy of the answers that follow. Then `U = u (T - s) + (1 - u) (T - I)`,
+u) I`, where s is the accuracy of the answers that follow. Then `U = u (P - s) + (1 - u) (P - I)`,
 reasoning and integration. With one number changed, an answer that follows is wrong, so `X = (1 - u)
 I`. This takes for granted that the changed number decides the answer, that a conflict with the
 picture does not change whether the words are followed, and that u is unrelated to how hard a
 problem is. X / I counts as 1 where it is above. What breaking each of these costs is in
 docs/reference/causal.md, measured by `bench/causal.py`.
-
-That prefilled words act as own words is tested where the model writes the true conditions itself
-(`own_words`).
 
 The intervals are bootstrap percentiles over problems, all views of a problem together; those that
 rest on X also cover the exact upper limit of a rare count.
@@ -46,14 +47,14 @@ from modgap.analysis.resampling import (
     percentile_interval,
     resampled_means,
 )
-from modgap.analysis.results import CausalPart, CausalSummary, OwnWords
+from modgap.analysis.results import CausalPart, CausalSummary
 from modgap.analysis.scores import Scores
-from modgap.analysis.transcription import compare
 from modgap.core.rows import OUTCOMES
+from modgap.core.transcripts import WITH_TEXT
 
 TEXT, IMAGE, WITHOUT_IMAGE = "full-text", "image-only", "text-only"
 VIEWS: tuple[str, ...] = (
-    TEXT, IMAGE, "own-transcription", "true-transcription", "corrupted-transcription"
+    TEXT, IMAGE, "own-transcription", "true-transcription", "corrupted-transcription", WITH_TEXT
 )  # fmt: skip
 """The views of the split, in the order of `estimate`."""
 PARTS: Final = {
@@ -66,8 +67,6 @@ PARTS: Final = {
 """Part -> its name in a report."""
 FEWEST: Final = 10
 """Problems below which nothing is split."""
-MOST_COMPARED: Final = 2000
-"""Problems whose own transcriptions are read, at most."""
 MOST_WIDTH: Final = 1.0
 """The widest interval of a part's share with which the gap counts as split: the whole gap."""
 LEAST_IMAGE: Final = 0.05
@@ -106,47 +105,8 @@ def split(scores: Scores) -> CausalSummary | None:
         update={
             "left_out": int(scores.paired_P.sum() - keep_P.sum()),
             "tokens": _cost(scores, keep_P),
-            "own_words": None if scores.in_user_turn else own_words(scores, keep_P),
             "in_user_turn": scores.in_user_turn,
         }
-    )
-
-
-def own_words(scores: Scores, keep_P: NDArray[np.bool_]) -> OwnWords | None:
-    """A test of the assumption that prefilled words act as the model's own.
-
-    Of each problem, the samples of own-transcription that write every needed condition right are
-    compared with those of true-transcription, which start with the same conditions. Under the
-    assumption they are right equally often. At most `MOST_COMPARED` problems are looked at.
-
-    Args:
-        scores: Of a run with both views.
-        keep_P: The problems of the split.
-
-    Returns:
-        Own minus prefilled; `None` with fewer than `FEWEST` such problems.
-    """
-    own, true = (scores.views.index(f"{whose}-transcription") for whose in ("own", "true"))
-    chosen_VS = np.zeros(scores.asked_VS.shape, np.bool_)
-    chosen_VS[own] = scores.asked_VS[own]
-    differences: list[float] = []
-    for p in np.flatnonzero(keep_P)[:MOST_COMPARED]:
-        problem = scores.problems[p]
-        question = problem.question_of(scores.views[own])
-        read_S = [
-            compare(row.response, problem.conditions, question).verdict == "read_right"
-            for row in scores.responses(int(p), chosen_VS)
-        ]
-        if any(read_S):
-            right_S = scores.correct_PVS[p, own, chosen_VS[own]][read_S]
-            prefilled_S = scores.correct_PVS[p, true, scores.asked_VS[true]]
-            differences.append(100 * float(right_S.mean() - prefilled_S.mean()))
-    if len(differences) < FEWEST:
-        return None
-    points_P = np.array(differences)
-    low, high = bootstrap_interval(points_P, None, RESAMPLES, SEED, 0.95, (-100.0, 100.0))
-    return OwnWords(
-        points=float(points_P.mean()), ci_low=low, ci_high=high, n_problems=len(points_P)
     )
 
 
@@ -205,6 +165,7 @@ def estimate(
         gap=part("gap"),
         parts={name: part(name) for name in ("writing", "reading", *names)},
         use=part("use"),
+        prefilling=part("prefilling"),
         picture=part("picture") if "picture" in values else None,
     )
     too_few = any(_too_wide(one) for one in summary.parts.values())
@@ -226,20 +187,21 @@ def _too_wide(part: CausalPart) -> bool:
 
 def _parts(means_RK: Floats) -> dict[str, NDArray[np.float64]]:
     """The parts of each row of accuracies, in points, and `follows`, a share."""
-    text, image, own, true, corrupted = 100 * means_RK[:, :5].T
+    text, image, own, true, corrupted, prefilled = 100 * means_RK[:, :6].T
     ignored = np.minimum(corrupted / np.maximum(image, 1e-9), 1)  # 1 - u, a probability
-    integration = ignored * (text - image)
+    integration = ignored * (prefilled - image)
     parts = {
         "gap": text - image,
         "writing": own - image,
-        "reading": true - own,
-        "use": text - true,
+        "reading": (true - own) - (prefilled - text),
+        "use": prefilled - true,
         "integration": integration,
-        "reasoning": text - true - integration,
+        "reasoning": prefilled - true - integration,
+        "prefilling": prefilled - text,
         "follows": 1 - ignored,
     }
-    if means_RK.shape[1] > 5:
-        parts["picture"] = text - 100 * means_RK[:, 5]
+    if means_RK.shape[1] > 6:
+        parts["picture"] = text - 100 * means_RK[:, 6]
     return parts
 
 

@@ -276,18 +276,6 @@ class CausalPart(Result):
     share_high: float | None = None
 
 
-class OwnWords(Result):
-    """Right answers after own right transcriptions minus those after the true conditions put there.
-
-    On the same problems, in points (`analysis.causal.own_words`).
-    """
-
-    points: float
-    ci_low: float
-    ci_high: float
-    n_problems: int
-
-
 class CausalSummary(Result):
     """The gap in parts that add up to it (`analysis.causal`).
 
@@ -302,10 +290,10 @@ class CausalSummary(Result):
         follows: Share of the answers that follow the words before them; `None` where not known.
         follows_low: Lower end of its interval.
         follows_high: Upper end.
+        prefilling: What the true conditions in the answer change where the prompt has them, too;
+            `reading` and `use` are without it.
         picture: What the picture adds to the full text; `None` without the view text-only.
         tokens: Tokens of all views of the split over those of the two views of the gap.
-        own_words: Whether prefilled words act as own ones; `None` where too few own transcriptions
-            are right.
         in_user_turn: Whether transcriptions stood in the user turn: the engine continues no turn.
         too_few: Whether the problems are too few to split the gap: its own interval holds 0, or
             that of a part's share is wider than `analysis.causal.MOST_WIDTH`.
@@ -317,12 +305,12 @@ class CausalSummary(Result):
     gap: CausalPart
     parts: dict[str, CausalPart]
     use: CausalPart
+    prefilling: CausalPart
     follows: float | None = None
     follows_low: float | None = None
     follows_high: float | None = None
     picture: CausalPart | None = None
     tokens: float | None = None
-    own_words: OwnWords | None = None
     in_user_turn: bool = False
     too_few: bool = False
 

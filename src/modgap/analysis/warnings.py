@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from modgap.analysis.causal import FEWEST, VIEWS
 from modgap.analysis.results import GapPart, GapSummary, Summary, ViewSummary
 from modgap.core.text import counted, degenerate, percent
-from modgap.core.transcripts import WHOSE
+from modgap.core.transcripts import WHOSE, WITH_TEXT
 from modgap.core.view import samples_of
 
 MUCH_CUT = 0.05
@@ -98,6 +98,12 @@ def _unpaired(of: str, summary: Summary) -> list[str]:
         words.append(
             f"The gap{of} is over {counted(paired, 'problem')} of {summary.n_problems:,}, complete"
             " in both views."
+        )
+    if gap and (lacking := set(VIEWS) - summary.views.keys()) and lacking == {WITH_TEXT}:
+        words.append(
+            f"The gap{of} is not split into parts: the view {WITH_TEXT} is not in this run. Without"
+            " it, what words in the answer change by themselves would count as reading. Evaluate"
+            " with --controls causal and the same --out; what is there is not asked again."
         )
     if gap and summary.causal is None and set(VIEWS) <= summary.views.keys():
         words.append(

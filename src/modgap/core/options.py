@@ -58,7 +58,7 @@ class EvalOptions:
             versions, see --problem-versions. One of your own is module:object or
             path/to/file.py:object.
         controls: `causal` adds the views that split the gap into writing, reading, integration and
-            reasoning: own-transcription, true-transcription, corrupted-transcription, text-only.
+            reasoning: own-, true-, corrupted- and full-text-transcription, and text-only.
         samples: Responses per problem and view; 4 if not given. An existing run keeps its samples,
             temperature, max-tokens and seed where they are not given.
         temperature: 0.6 if not given, for every model and engine (MathVerse in paper style 0.8); 0

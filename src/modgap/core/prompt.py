@@ -300,8 +300,8 @@ def evaluation_prompt(
 def _transcription_prompt(problem: Problem, view: View, style: Style, seed: int) -> Prompt:
     """The prompt of a view whose answer begins with a transcription.
 
-    The user turn is the same in all of them, and so is the opening of the answer: the conditions
-    that follow it are the only difference. They are the words of the full text.
+    The user turn is that of `transcribe`, with the conditions in one of them, and the opening of
+    the answer is the same. The conditions that follow it are the words of the full text.
     """
     question = training_question(problem, view, style)
     text = f"{question}\n{TRANSCRIBE_INSTRUCTION}"

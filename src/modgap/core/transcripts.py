@@ -15,8 +15,11 @@ from decimal import Decimal
 from typing import Literal, get_args
 
 Transcription = Literal["own", "true", "corrupted"]
+WITH_TEXT = "full-text-transcription"
+"""The view with the conditions in the prompt and in the answer."""
 WHOSE: dict[str, Transcription] = {
-    f"{whose}-transcription": whose for whose in get_args(Transcription)
+    **{f"{whose}-transcription": whose for whose in get_args(Transcription)},
+    WITH_TEXT: "true",
 }
 """View -> whose conditions its answer begins with."""
 

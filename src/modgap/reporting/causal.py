@@ -15,17 +15,18 @@ ASSUMES = (
     "The parts add up to the gap. Reading: what the true conditions in the place of those that the"
     " model writes down would change. Writing down first: what the request for that changes."
     " Integration: answers from the picture in spite of the words. Reasoning: answers that follow"
-    " the right words and are wrong more often than with the words in the prompt. All rest on"
-    " prefilled words acting as its own, the last two also on what a changed number in the words"
-    " does: docs/reference/causal.md."
+    " the right words and are wrong more often than with the words in the prompt, too. What words"
+    " in the answer change by themselves is measured where the prompt has them, too, and is in none"
+    " of the parts. The last two also rest on what a changed number in the words does:"
+    " docs/reference/causal.md."
 )
 MEANINGS = {
     "gap": "text minus image, over these problems",
     "writing": "what writing the conditions down first changes",
     "reading": "true conditions instead of those that it writes down",
     "integration": "answers from the picture in spite of the right words",
-    "reasoning": "follows the right words, and solves less than from the prompt",
-    "use": "the right words in its answer, and less solved than from the prompt",
+    "reasoning": "follows the right words, and solves less than with the prompt's",
+    "use": "the right words in its answer, and less solved than with the prompt's",
 }
 
 

@@ -30,6 +30,7 @@ MEANINGS = {
     "own-transcription": "the same, its answer opened for it: its own words",
     "true-transcription": "image-only, the true conditions already written in its answer",
     "corrupted-transcription": "the same with one number changed: does it follow the words?",
+    "full-text-transcription": "full-text, the true conditions already written in its answer",
     "text-dominant": "what it solves with everything written, and the diagram",
     "text-lite": "the same without words for what the diagram shows anyway",
     "vision-intensive": "whether it reads how things lie in the diagram",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from modgap.analysis.causal import FEWEST, PARTS
+from modgap.analysis.causal import PARTS
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import (
     CausalPart,
@@ -267,7 +267,7 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
             "Integration cannot be told from reasoning: image-only accuracy is too low, or that"
             " with a changed number in the words is above it."
         )
-    words.append(_own_words(causal))
+    words.append(_prefilling(causal))
     if causal.left_out:
         words.append(
             f"{counted(causal.left_out, 'problem')} of the gap lacked a view of the split, had a"
@@ -276,28 +276,15 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
     return words
 
 
-def _own_words(causal: CausalSummary) -> str:
-    """Whether prefilled words act as the model's own, in words."""
-    own = causal.own_words
-    if causal.in_user_turn:
-        return "The words stood in the question: whether they act as its own was not tested."
-    if own is None:
-        return (
-            "Whether prefilled words act as its own was not tested: it transcribes fewer than"
-            f" {FEWEST} problems right."
-        )
-    over = counted(own.n_problems, "problem")
-    found = (
-        f"on {over} that it transcribes right by itself, right answers with these words minus those"
-        f" with the true conditions prefilled are {signed(own.points)} points"
-        f" ({interval(own.ci_low, own.ci_high)})"
+def _prefilling(causal: CausalSummary) -> str:
+    """What words in the answer change by themselves, in words."""
+    where = "the question" if causal.in_user_turn else "the answer"
+    part = causal.prefilling
+    return (
+        f"The true conditions in {where} by themselves, where the prompt has them, too, change"
+        f" accuracy by {signed(part.points)} points ({interval(part.ci_low, part.ci_high)}). No"
+        " part has that."
     )
-    if own.ci_low > 0:
-        return (
-            f"Prefilled words do not act as its own: {found}. Reading is too small, and integration"
-            " and reasoning are too large, by up to that."
-        )
-    return f"Whether prefilled words act as its own: {found}."
 
 
 def _too_few(causal: CausalSummary) -> str:
