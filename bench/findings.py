@@ -42,7 +42,9 @@ from findings_parts import (
     SECOND,
     STEPS_OF_STAGE,
     SWAPPED,
+    Done,
     Study,
+    done,
     dose_name,
     miniature,
     swap_name,
@@ -127,10 +129,6 @@ class Job:
         return ["--samples", "2" if self.small else str(SAMPLES), "--batch-size", "1024", *device]
 
 
-Done = set[tuple[str, object]]
-"""(recipe, seed) of finished runs."""
-
-
 # --- cells ----------------------------------------------------------------------------------------
 def known(job: Job) -> list[Sweep]:
     """The cells of the part: of earlier calls, and of runs in WORK."""
@@ -151,17 +149,6 @@ def known(job: Job) -> list[Sweep]:
             untrained = sweep.untrained[:1] if first else []
             found.sweeps.append(replace(sweep, recipes=recipes, untrained=untrained))
     return gather_sweeps(found)
-
-
-def done(sweeps: Sequence[Sweep], study: Study) -> Done:
-    """(recipe, seed) of the runs that the cells have."""
-    return {
-        (variant.recipe, run.seed)
-        for sweep in sweeps
-        if sweep.model == MODEL_OF[study.benchmark]
-        for variant in sweep.recipes
-        for run in variant.runs
-    }
 
 
 def write_known(job: Job) -> list[Sweep]:
@@ -195,26 +182,7 @@ def keep(job: Job, study: Study) -> int:
                 new += 1
     if new:
         write_known(job)
-        write_own_words(job, study)
     return new
-
-
-def write_own_words(job: Job, study: Study) -> None:
-    """How prefilled words compare with own ones in each run with causal controls, which cells do
-    not hold: OUT/own_words.json, recipe -> seed -> the summary's `own_words`.
-    """
-    file = "own_words.json"
-    found: dict[str, dict[str, object]] = {}
-    for known in (job.cells / file, job.out / file):
-        if known.exists():
-            found |= json.loads(known.read_text())
-    for run in job.folder(study).glob("seed*/*/eval/summary.json"):
-        causal = json.loads(run.read_text()).get("causal") or {}
-        if own := causal.get("own_words"):
-            seed, recipe = run.parts[-4].removeprefix("seed"), run.parts[-3]
-            found.setdefault(recipe, {})[seed] = own
-    if found:
-        write_text(job.out / file, json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 def _write(sweep: Sweep, file: Path) -> None:

@@ -12,10 +12,9 @@ from modgap.core.text import interval, signed
 INTRODUCTIONS = {
     "1": (
         "*Reading* is what true conditions in the answer change, against those that the model"
-        " writes down itself (C − O of [the gap in parts](../../reference/causal.md)). *Use* is"
-        " what is lost although the true ones stand there (T − C): integration and reasoning. Both"
-        " rest on prefilled words acting as own ones. Where they are used less, reading is a lower"
-        " limit and use an upper one; the last table of this question tests it."
+        " writes down itself, and *use* what is lost although the true ones stand there:"
+        " integration and reasoning ([the gap in parts](../../reference/causal.md)). What words in"
+        " the answer change where the prompt has them, too, is in neither; it is the last column."
     ),
     "2": (
         "Tower, merger and language model are swapped between the base model and a checkpoint. The"

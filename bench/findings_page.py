@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from findings_answers import INTRODUCTIONS, answer
-from findings_parts import DOSES, FIRST, dose_name
+from findings_parts import DOSES, FIRST, PLAN, done, dose_name
 from findings_tests import (
     GAP,
     IMAGE,
@@ -28,7 +27,7 @@ from findings_tests import (
     outcome,
 )
 
-from modgap.analysis.cells import read_cells
+from modgap.analysis.cells import Sweep, read_cells
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.seeds import over_seeds
 from modgap.core.json_files import write_text
@@ -73,17 +72,31 @@ def write_page(cells: Path, out: Path) -> None:
         if name == "6":
             parts.append(_sixth(made, out))
         else:
-            ran = (cells / f"part{name}.json").exists()
-            parts.append(_question(name, results[name], made[name, FIRST] if ran else None, out))
-            if not ran and (cells / "withdrawn" / f"part{name}.json").exists():
-                parts.append("A first run of it is withdrawn ([why](plan.md#changes)).\n")
-            if name == "1" and ran:
-                parts.append(_own_words(cells / "own_words.json"))
+            file = cells / f"part{name}.json"
+            runs = read_cells(file) if file.exists() else []
+            if runs and (few := _unfinished(name, runs)):
+                parts.append(f"## {name}. {QUESTIONS[name][0]}\n\n{few}\n")
+                details.append(_details(name, cells))
+                continue
+            parts.append(_question(name, results[name], made[name, FIRST] if runs else None, out))
+            if not runs and (cells / "withdrawn" / f"part{name}.json").exists():
+                parts.append("Its earlier runs are withdrawn ([why](plan.md#changes)).\n")
         details.append(_details(name, cells))
     if any(details):
         parts += ["## All numbers\n", *filter(None, details), f"{READING}\n"]
     write_text(out / "index.md", "\n".join(parts))
     print(out / "index.md")
+
+
+def _unfinished(part: str, sweeps: Sequence[Sweep]) -> str:
+    """How many runs of a part are there, if not all; it gets no answer then, or it would depend on
+    when somebody looked.
+    """
+    wanted = [(run, done(sweeps, study)) for study in PLAN[part] for run in study.wanted()]
+    there = sum(run in finished for run, finished in wanted)
+    if there == len(wanted):
+        return ""
+    return f"Not complete: {there} of {len(wanted)} runs are there. No answer before the rest."
 
 
 def _question(name: str, results: Sequence[Tested], book: Book | None, out: Path) -> str:
@@ -160,29 +173,14 @@ def _causal_table(book: Book) -> t.Table:
             share = "" if part is summary.gap or part.share is None else f", {percent(part.share)}%"
             spread = interval(part.ci_low, part.ci_high)
             cells.append(f"{signed(part.points)} ({spread}{share})")
+        alone = summary.prefilling
+        cells.append(f"{signed(alone.points)} ({interval(alone.ci_low, alone.ci_high)})")
         rows.append((recipe, *cells))
     caption = (
         "The gap in parts: points (95% interval over problems, share of the gap), seeds pooled"
     )
-    return t.Table(caption, ("recipe", "gap", *names), tuple(rows))
-
-
-def _own_words(file: Path) -> str:
-    """Whether prefilled words act as own ones, of the base model and of each recipe."""
-    if not file.exists():
-        return ""
-    rows: list[tuple[str, ...]] = []
-    for recipe, of_seed in json.loads(file.read_text()).items():
-        # The base model is the same in each seed's folder.
-        runs = list(of_seed.values())[: 1 if recipe == "base" else None]
-        points = np.array([run["points"] for run in runs])
-        each = [interval(run["ci_low"], run["ci_high"]) for run in runs]
-        spread = each[0] if len(runs) == 1 else f"{points.min():.1f} to {points.max():.1f} (seeds)"
-        rows.append((recipe, signed(float(points.mean())), spread))
-    caption = (
-        "Right answers after own right transcriptions minus those with the same words prefilled"
-    )
-    return t.Table(caption, ("recipe", "points", "95% interval"), tuple(rows)).markdown() + "\n"
+    head = ("recipe", "gap", *names, "the words by themselves")
+    return t.Table(caption, head, tuple(rows))
 
 
 def _p(value: float) -> str:

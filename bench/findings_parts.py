@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+
+from modgap.analysis.cells import Sweep
 
 HERE = Path(__file__).resolve().parent
 CELLS = HERE.parent / "docs" / "experiments" / "findings"
@@ -77,6 +80,21 @@ class Study:
         if self.swaps:
             names += further(self.recipes)
         return [(name, seed) for seed in self.seeds for name in names]
+
+
+Done = set[tuple[str, object]]
+"""(recipe, seed) of finished runs."""
+
+
+def done(sweeps: Sequence[Sweep], study: Study) -> Done:
+    """(recipe, seed) of the runs that the cells have."""
+    return {
+        (variant.recipe, run.seed)
+        for sweep in sweeps
+        if sweep.model == MODEL_OF[study.benchmark]
+        for variant in sweep.recipes
+        for run in variant.runs
+    }
 
 
 def further(recipes: tuple[str, ...]) -> list[str]:

@@ -23,6 +23,7 @@ from modgap.analysis.gap import holm
 from modgap.analysis.resampling import SEED, bootstrap_interval
 from modgap.analysis.results import CausalSummary
 from modgap.analysis.seeds import SeedsEstimate, over_seeds
+from modgap.core.transcripts import WITH_TEXT
 from modgap.core.view import samples_of
 
 Floats = NDArray[np.float64]
@@ -168,8 +169,9 @@ Outcome = Mapping[str, float]
 """View -> its weight in an outcome."""
 GAP: Outcome = {TEXT: 1, IMAGE: -1}
 SEES: Outcome = {IMAGE: 1}
-READING: Outcome = {"true-transcription": 1, "own-transcription": -1}
-USE: Outcome = {TEXT: 1, "true-transcription": -1}
+PREFILLED: Outcome = {WITH_TEXT: 1, TEXT: -1}
+USE: Outcome = {WITH_TEXT: 1, "true-transcription": -1}
+READING: Outcome = {TEXT: 1, "own-transcription": -1, WITH_TEXT: -1, "true-transcription": 1}
 DEPENDENCE: Outcome = {TEXT: 1, "swapped-image": -1}
 
 
