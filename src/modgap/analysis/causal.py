@@ -127,20 +127,8 @@ def estimate(
     # exact upper limit of a rare count exceeds it. Intervals cover both.
     rarer_RK = means_RK.copy()
     rarer_RK[:, 4] += np.random.default_rng([seed, 1]).exponential(1 / len(rates_PK), resamples)
-    values, drawn, rarer = map(_parts, (means_K[None], means_RK, rarer_RK))
-
-    def interval(name: str, by: str = "") -> tuple[float, float]:
-        ends = [
-            percentile_interval(
-                # A share of nothing is none: a clear gap is not above 0 in few resamples.
-                part[name][part[by] > 0] / part[by][part[by] > 0] if by else part[name],
-                len(rates_PK),
-            )
-            for part in (drawn, rarer)
-        ]
-        return min(low for low, _ in ends), max(high for _, high in ends)
-
-    spread = {name: interval(name) for name in values}
+    values, *drawn = map(_parts, (means_K[None], means_RK, rarer_RK))
+    spread = {name: _widest([one[name] for one in drawn], len(rates_PK)) for name in values}
     # One gap has one interval: as `gap.paired_gap` resamples it.
     spread["gap"] = bootstrap_interval(
         100 * (rates_PK[:, 0] - rates_PK[:, 1]), None, resamples, seed, 0.95, (-100.0, 100.0)
@@ -153,7 +141,9 @@ def estimate(
         )
         if not clear:
             return points
-        low, high = interval(name, by="gap")
+        # A share of nothing is none: a clear gap is not above 0 in few resamples.
+        shares = [one[name][one["gap"] > 0] / one["gap"][one["gap"] > 0] for one in drawn]
+        low, high = _widest(shares, len(rates_PK))
         share = points.points / float(values["gap"][0])
         return points.model_copy(update={"share": share, "share_low": low, "share_high": high})
 
@@ -177,6 +167,12 @@ def estimate(
     return summary.model_copy(
         update={name: min(max(float(share), 0.0), 1.0) for name, share in shares.items()}
     )
+
+
+def _widest(drawn: list[NDArray[np.float64]], problems: int) -> tuple[float, float]:
+    """The interval that holds those of several bootstraps."""
+    ends = [percentile_interval(values_R, problems) for values_R in drawn]
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def _too_wide(part: CausalPart) -> bool:
