@@ -258,11 +258,7 @@ def test_no_seed_of_several_has_figures_of_its_own(studies: list[Path], tmp_path
             row.model_copy(update={"type": "xy"[n % 2]}) for n, row in enumerate(rows)
         )
     assert any(name.startswith("types-") for name in draw(numbers_of(collect(studies[:1]))[0]))
-    figures = {
-        name: chart
-        for name, chart in draw(numbers_of(collect(studies))[0]).items()
-        if chart.written
-    }
+    figures = draw(numbers_of(collect(studies))[0], written=True)
     assert "seeds-accuracy" in figures and not any(
         name.startswith("types-") and "kl" in name for name in figures
     )
