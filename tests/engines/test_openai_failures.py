@@ -245,7 +245,7 @@ def test_completions_come_as_they_are_there(server: Server) -> None:
     """A slow first answer holds nothing back."""
     slow = str(sample_seed(42, "p", "full-text", 0) % 2**31)
     server.fault = lambda body, attempt: "hang" if identity(body) == slow and not attempt else ""
-    answers = engine(server, concurrency=2, timeout=0.4).generate([request(samples=5)], Sampling())
+    answers = engine(server, concurrency=2, timeout=0.7).generate([request(samples=5)], Sampling())
     assert [answer.sample for answer in answers][-1] == 0
 
 
