@@ -9,7 +9,7 @@ import functools
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,23 +59,23 @@ def _checked(folder: Path, as_is: bool = False) -> Weights:
 
 load.check_weights = _checked
 
-_RENDERED = figures._inline
+_DRAWN = figures._inline
 
 
-def _unrendered(chart: figures.Chart, prefix: str) -> str:
-    """Stands for a chart that was drawn: matplotlib's SVG of it is a fifth of a report's time."""
+def _undrawn(draw_chart: Callable[[], figures.Chart], prefix: str) -> str:
+    """Stands for a chart: to draw it and to write it as SVG is most of a report's time."""
     return f'<svg class="chart" role="img" id="{prefix}"></svg>'
 
 
-figures._inline = _unrendered
+figures._inline = _undrawn
 
 
 @pytest.fixture(scope="module")
 def rendered() -> Iterator[None]:
     """The charts of pages as they are, for tests that look at them."""
-    figures._inline = _RENDERED
+    figures._inline = _DRAWN
     yield
-    figures._inline = _unrendered
+    figures._inline = _undrawn
 
 
 @pytest.fixture(autouse=True, scope="module")

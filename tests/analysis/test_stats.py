@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modgap.analysis import resampling
 from modgap.analysis.gap import (
     accuracy,
     gap_change,
@@ -186,6 +188,30 @@ def test_the_interval_of_a_gap_covers_the_truth(problems: int, samples: int) -> 
         )
         hits += gap.ci_low <= truth <= gap.ci_high
     assert 930 <= hits <= 970
+
+
+def test_equal_numbers_are_resampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever else two intervals differ, each is its own."""
+    values = np.random.default_rng(8).normal(size=30)
+    drawn, sums = [], resampling._resampled_sums
+
+    def counted(*given: Any) -> Any:
+        drawn.append(given)
+        return sums(*given)
+
+    monkeypatch.setattr(resampling, "_resampled_sums", counted)
+    monkeypatch.setattr(resampling, "_intervals", {})
+    usual: dict[str, Any] = {
+        "values_P": values, "clusters": None, "resamples": 500, "seed": 1, "level": 0.95,
+        "everything": (-1.0, 1.0),
+    }  # fmt: skip
+    others = [
+        {"values_P": values + 1}, {"clusters": [n // 2 for n in range(30)]}, {"resamples": 400},
+        {"seed": 2}, {"level": 0.9},
+    ]  # fmt: skip
+    found = [resampling.bootstrap_interval(**usual | other) for other in ({}, *others) * 2]
+    assert len(drawn) == len(others) + 1 == len(set(found))
+    assert found[: len(drawn)] == found[len(drawn) :]
 
 
 def test_ten_thousand_problems_take_seconds_at_worst() -> None:

@@ -33,10 +33,12 @@ def test_a_process_with_a_title_is_found_and_ended() -> None:
     child = subprocess.Popen([sys.executable, "-I", "-c", TITLED, mark])
     try:
         until = time.monotonic() + 20
-        while Path(f"/proc/{child.pid}/comm").read_text() != "sleep\n":
+        # It has its new name before its new environment.
+        while not (found := processes.marked([mark])):
             assert child.poll() is None and time.monotonic() < until
             time.sleep(0.02)
-        assert {process.pid for process in processes.marked([mark])} == {child.pid}
+        assert Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n"
+        assert {process.pid for process in found} == {child.pid}
         assert processes.marked([processes.new_mark()]) == set()
         guard = processes.start_guard(mark)
         assert guard.stdin is not None

@@ -58,14 +58,14 @@ def test_a_hostile_server_costs_retries_and_no_sample(server: Server, tmp_path: 
     """30% faults of every kind: each sample is there exactly once, within the bound, and no wait
     was cut short.
     """
-    count, samples, bound = 30, 3, 6
+    count, samples, bound = 30, 2, 8
     kinds = iter(FAULTS * 100)
     server.fault = lambda body, attempt: (
         next(kinds) if random.Random(f"{identity(body)}/{attempt}").random() < 0.3 else ""
     )
     server.seconds = 0.005
     asked = problems(count)
-    client = engine(server, concurrency=bound, timeout=1.5, max_retries=20)
+    client = engine(server, concurrency=bound, timeout=1.0, max_retries=20)
     summary = evaluate(asked, client, tmp_path / "run", samples=samples)
 
     rows = list(RunFolder(tmp_path / "run").responses())
@@ -119,7 +119,7 @@ def test_waits_are_what_is_asked_and_jitter_up_to_a_bound(
 
 
 def test_as_many_requests_are_under_way_as_may_be(server: Server) -> None:
-    server.seconds = 0.1
+    server.seconds = 0.04
     assert (
         len(list(engine(server, concurrency=3).generate([request(samples=18)], Sampling()))) == 18
     )
@@ -245,7 +245,7 @@ def test_completions_come_as_they_are_there(server: Server) -> None:
     """A slow first answer holds nothing back."""
     slow = str(sample_seed(42, "p", "full-text", 0) % 2**31)
     server.fault = lambda body, attempt: "hang" if identity(body) == slow and not attempt else ""
-    answers = engine(server, concurrency=2, timeout=1.0).generate([request(samples=5)], Sampling())
+    answers = engine(server, concurrency=2, timeout=0.7).generate([request(samples=5)], Sampling())
     assert [answer.sample for answer in answers][-1] == 0
 
 

@@ -352,7 +352,9 @@ def test_a_redirect_is_followed_to_the_same_origin_only(
             pass
 
     first = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
-    threading.Thread(target=first.serve_forever, daemon=True).start()
+    threading.Thread(
+        target=first.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
     try:
         reached = Reached(f"http://127.0.0.1:{first.server_port}/v1", max_retries=0)
         client = OpenAIEngine("m", reached)

@@ -212,7 +212,7 @@ needs_math_verify = pytest.mark.skipif(
 @needs_math_verify
 def test_symbolic_pool_kills_what_hangs_and_goes_on() -> None:
     # A busy machine takes its time over the others.
-    with SymbolicPool(workers=2, seconds=2.5) as pool:
+    with SymbolicPool(workers=2, seconds=1.5) as pool:
         pairs = [
             ("9^{9^{9^{9}}}", "5"),
             ("\\sqrt{x^2}", "|x|"),

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from written_runs import both, write_run
+from reported_runs import report_numbers
+from written_runs import HOSTILE, both, write_run, write_stage
 
 from modgap.analysis.results import CausalPart, CausalSummary, LoggedStage
 from modgap.reporting import panels
@@ -91,6 +92,21 @@ def test_axes_of_shares_and_constants_are_sensible(tmp_path: Path) -> None:
     assert charts["accuracy"].figure.axes[0].get_xlim() == (0, 100)
     assert charts["truncation"].figure.axes[0].get_xlim() == (0, 100)
     assert training(logged)
+
+
+def test_charts_are_drawn_however_little_was_measured(tmp_path: Path) -> None:
+    """Most tests of pages draw none."""
+    odd = {
+        "errors": both("ee", "ee"), "one": both("c", "w"), "cut": both("CN", "WN"),
+        "alike": both("cc", "cc"), "text": {"full-text": "cw"}, "image": {"image-only": "nn"},
+    }  # fmt: skip
+    paths = [write_run(tmp_path / name, {"a": odd[name], HOSTILE: odd[name]}).path for name in odd]
+    write_stage(stage := tmp_path / "stage", steps=1, loss=-0.0)
+    for chosen in (*([path] for path in paths), [stage], [*paths, stage]):
+        charts = draw(report_numbers(chosen))
+        assert all(chart.label for chart in charts.values())
+        assert ("lengths" in charts) == (chosen != [stage])
+        assert any(name.startswith("training-") for name in charts) == (stage in chosen)
 
 
 def test_no_two_recipes_have_the_same_line() -> None:

@@ -65,6 +65,9 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = (
+                True  # it holds a body back until its head is acknowledged, 40 ms
+            )
 
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass

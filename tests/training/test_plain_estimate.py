@@ -14,6 +14,7 @@ from tiny_models import picture
 from modgap.core.prompt import Prompt
 from modgap.core.recipe import Settings, Stage
 from modgap.models.load import load_policy
+from modgap.training import plan
 from modgap.training.known_model import known_model
 from modgap.training.plan import Lengths, cost, gpu, largest_pass
 from modgap.training.rollout import Batch
@@ -94,12 +95,20 @@ def test_a_row_of_its_own_costs_more_than_a_shared_prompt(built: Path) -> None:
     assert (rows, tokens, images) == (32, 32 * (396 + 800), 32)
 
 
+@pytest.fixture
+def timed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests look at words: how fast this processor is says nothing to them."""
+    monkeypatch.setattr(plan, "this_cpu", lambda shape: gpu("H200"))
+
+
+@pytest.mark.usefixtures("timed_at_once")
 def test_the_dry_run_says_that_it_is_rough(built: Path) -> None:
     lines = "\n".join(dry_run_lines(resolve_recipe("kl", ()), model=str(built)))
     assert "no estimate" not in lines and "memory: about" in lines
     assert "rough: this model takes the plain path" in lines
 
 
+@pytest.mark.usefixtures("timed_at_once")
 def test_an_image_that_does_not_fit_the_prompt_is_noted(tmp_path: Path) -> None:
     folder = build_family("llava", tmp_path / "llava")
     lines = dry_run_lines(resolve_recipe("kl", ("max_prompt_tokens=64",)), model=str(folder))

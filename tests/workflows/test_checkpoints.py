@@ -55,7 +55,7 @@ def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def merge(checkpoint: Path, out: Path, source: Path | None = None, **_: Any) -> Path:
         found.append(checkpoint.name)
-        time.sleep(0.2)
+        time.sleep(0.05)
         out.mkdir(exist_ok=True)
         (out / "config.json").write_text("{}")
         return out

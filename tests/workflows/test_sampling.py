@@ -325,6 +325,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # as in chat_server
 
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from hashlib import sha256
 from statistics import NormalDist
 from typing import Final
 
@@ -24,6 +25,9 @@ FEW_ROWS: Final = 256
 BLOCK: Final = 2_000_000  # numbers that are drawn at once: bounds the memory to some 100 MB
 SMALL_BLOCK: Final = 250_000
 _NORMAL = NormalDist()
+# What the same numbers gave: a report asks for most of its intervals several times, because most
+# variants of a run change no verdict.
+_intervals: dict[tuple[bytes, int, int, float], tuple[float, float]] = {}
 
 
 def cluster_sums(rows_PK: Floats, clusters: Sequence[Hashable] | None) -> Floats:
@@ -57,8 +61,11 @@ def bootstrap_interval(
     rows_CK = cluster_sums(np.stack([values_P, np.ones_like(values_P)], axis=1), clusters)
     if len(rows_CK) == 1:
         return everything
-    sums_RK = _resampled_sums(rows_CK, resamples, np.random.default_rng(seed))
-    return percentile_interval(sums_RK[:, 0] / sums_RK[:, 1], len(rows_CK), level)
+    key = (sha256(rows_CK.tobytes()).digest(), resamples, seed, level)
+    if key not in _intervals:
+        sums_RK = _resampled_sums(rows_CK, resamples, np.random.default_rng(seed))
+        _intervals[key] = percentile_interval(sums_RK[:, 0] / sums_RK[:, 1], len(rows_CK), level)
+    return _intervals[key]
 
 
 def percentile_interval(

@@ -125,13 +125,15 @@ def _end_marked(marks: Collection[str], patience: float) -> None:
         deadline = time.monotonic() + patience
         # Look twice: a process that is starting another program has no environment for a moment.
         empty = 0
-        while empty < 2 and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             known = {process for process in known | marked(marks) if _lives(process)}
             for process in known - sent:
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(number)
             sent |= known
             empty = 0 if known else empty + 1
+            if empty == 2:
+                return
             time.sleep(0.05)
 
 

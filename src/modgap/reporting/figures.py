@@ -14,7 +14,7 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,14 +82,12 @@ class Chart:
         figure: What matplotlib drew.
         label: The chart in words, for readers who cannot see it.
         titles: Id of a mark in the drawing -> its words, shown when the pointer is over it.
-        written: Whether it is also written as a file.
         named: What the legend of a file names, where the page has one legend for several charts.
     """
 
     figure: Figure
     label: str
     titles: dict[str, str] = field(default_factory=dict[str, str])
-    written: bool = True
     named: list[Any] = field(default_factory=list[Any])
 
     def title(self, mark: Any, words: str) -> None:
@@ -114,7 +112,7 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     with mpl.rc_context(_STYLE):
-        for name, chart in draw(numbers).items():
+        for name, chart in draw(numbers, written=True).items():
             stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
             # Two names may differ only in characters that a file's name cannot hold.
             while folder / f"{stem}.png" in written:
@@ -123,7 +121,7 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
                 chart.figure.legend(
                     handles=chart.named, loc="outside upper left", ncols=2, fontsize=9
                 )
-            for ending in ("png", "svg") if chart.written else ():
+            for ending in ("png", "svg"):
                 path = folder / f"{stem}.{ending}"
                 metadata = {"Date": None} if ending == "svg" else None
                 chart.figure.savefig(path, dpi=200, facecolor="white", metadata=metadata)
@@ -133,29 +131,36 @@ def write_figures(numbers: ReportSummary, folder: Path) -> list[Path]:
 
 def inlined(numbers: ReportSummary) -> dict[str, str]:
     """Name -> the chart as an SVG element of the page."""
-    return {
-        name: _inline(chart, f"chart{at}") for at, (name, chart) in enumerate(draw(numbers).items())
-    }
+    charts = enumerate(_all_charts(numbers))
+    return {name: _inline(chart, f"chart{at}") for at, (name, chart, _) in charts}
 
 
-def draw(numbers: ReportSummary) -> dict[str, Chart]:
+def draw(numbers: ReportSummary, *, written: bool = False) -> dict[str, Chart]:
     """Name -> chart, of those that the numbers have.
 
     The names are `accuracy`, `gap`, `types-RUN`, `causal-RUN`, `reading-RUN`, `lengths`,
-    `truncation`, `seeds-accuracy`, `seeds-change` and `training-METRIC`. Charts of single seeds, or
-    of other metrics, are only drawn for the page.
+    `truncation`, `seeds-accuracy`, `seeds-change` and `training-METRIC`.
+
+    Args:
+        numbers: As `build_report` returns them.
+        written: Only those that are also written as files: not the charts of single seeds, nor
+            those of other metrics.
     """
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        return dict(_all_charts(numbers))
+        charts = _all_charts(numbers)
+        return {name: chart() for name, chart, kept in charts if kept or not written}
 
 
-def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
+def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Callable[[], Chart], bool]]:
+    """Name, what draws the chart, and whether it is also written as a file."""
     runs = numbers.runs
     if rows := panels.accuracies(runs):
-        yield "accuracy", _rows(rows, "Accuracy (%), with 95% intervals", most=100)
-        yield "gap", _rows(panels.gaps(runs), "Gap (points), with 95% intervals")
+        words = "Accuracy (%), with 95% intervals"
+        yield "accuracy", partial(_rows, rows, words, most=100), True
+        rows = panels.gaps(runs)
+        yield "gap", partial(_rows, rows, "Gap (points), with 95% intervals"), True
     of_seeds: set[str] = set()
     for part in numbers.seeds:
         for row in part.rows:
@@ -164,33 +169,29 @@ def _all_charts(numbers: ReportSummary) -> Iterator[tuple[str, Chart]]:
     for name, summary in runs.items():
         alone = name not in of_seeds
         if rows := panels.types(summary):
-            yield f"types-{name}", _rows(rows, f"{name}: gap by type (points)", written=alone)
+            yield f"types-{name}", partial(_rows, rows, f"{name}: gap by type (points)"), alone
         if summary.causal:
             rows = causal_rows(summary.causal)
-            yield f"causal-{name}", _rows(rows, f"{name}: the gap in parts (points)", written=alone)
+            words = f"{name}: the gap in parts (points)"
+            yield f"causal-{name}", partial(_rows, rows, words), alone
         if summary.reading:
-            yield (
-                f"reading-{name}",
-                _bars(panels.reading_bars(summary.reading), name, written=alone),
-            )
+            bars = panels.reading_bars(summary.reading)
+            yield f"reading-{name}", partial(_bars, bars, name), alone
     if rows := panels.lengths(runs):
-        yield "lengths", _rows(rows, "Tokens: median, 10th to 90th percentile")
-        yield (
-            "truncation",
-            _rows(panels.truncation(runs), "Cut at the token limit (% of responses)", most=100),
-        )
+        yield "lengths", partial(_rows, rows, "Tokens: median, 10th to 90th percentile"), True
+        rows, words = panels.truncation(runs), "Cut at the token limit (% of responses)"
+        yield "truncation", partial(_rows, rows, words, most=100), True
     for number, part in enumerate(numbers.seeds, start=1):
         several = f"-{number}" if len(numbers.seeds) > 1 else ""
-        words = "Accuracy (%), means over seeds"
-        yield f"seeds-accuracy{several}", _rows(panels.seed_sides(part.rows), words, most=100)
+        rows, words = panels.seed_sides(part.rows), "Accuracy (%), means over seeds"
+        yield f"seeds-accuracy{several}", partial(_rows, rows, words, most=100), True
         if rows := panels.seed_changes(part.rows):
-            yield f"seeds-change{several}", _rows(rows, "Change of the gap (points)")
+            words = "Change of the gap (points)"
+            yield f"seeds-change{several}", partial(_rows, rows, words), True
     if curves := training(averaged(numbers.training, numbers.seeds)):
         for panel in curves.panels:
-            yield (
-                f"training-{panel.metric}",
-                _curves(panel, curves.recipes, written=panel.metric in MAIN),
-            )
+            kept = panel.metric in MAIN
+            yield f"training-{panel.metric}", partial(_curves, panel, curves.recipes), kept
 
 
 # ---- rows and bars -------------------------------------------------------------------------------
@@ -242,16 +243,13 @@ def _wrapped(words: str, width: int = _NAME) -> str:
     return "\n".join(textwrap.wrap(_NOT_XML.sub("\ufffd", words), width))
 
 
-def _rows(
-    rows: Sequence[Row], xlabel: str, *, most: float | None = None, written: bool = True
-) -> Chart:
+def _rows(rows: Sequence[Row], xlabel: str, *, most: float | None = None) -> Chart:
     """Rows of marks with their intervals; the distance between the two marks of a row is its gap.
 
     Args:
         rows: From the top down.
         xlabel: What the marks are.
         most: Where the axis ends, whatever the marks are: 100 for shares.
-        written: See `Chart`.
     """
     names = [_lines(_wrapped(row.name), row.note) for row in rows]
     shown = [_lines(row.shown, row.range) for row in rows]
@@ -260,7 +258,7 @@ def _rows(
     figure, axes, middles = _row_axes(
         names, shown, 2 if in_pairs or with_seeds else 0, _wrapped(xlabel, 36)
     )
-    chart = Chart(figure, f"{xlabel}. {'. '.join(row.label for row in rows)}.", written=written)
+    chart = Chart(figure, f"{xlabel}. {'. '.join(row.label for row in rows)}.")
     for row, at in zip(rows, middles, strict=True):
         values = [mark.value for mark in row.marks if mark.value is not None]
         if len(values) == 2:
@@ -319,14 +317,12 @@ def _handles(in_pairs: bool, with_seeds: bool) -> list[Any]:
     return handles
 
 
-def _bars(bars: Sequence[Bar], name: str, *, written: bool) -> Chart:
+def _bars(bars: Sequence[Bar], name: str) -> Chart:
     """Bars of 100 percent; a part that has room for its number shows it."""
     names = [f"{bar.name}\n{counted(bar.n_problems, 'problem')}" for bar in bars]
     figure, axes, middles = _row_axes(names, [""] * len(bars), 3, "")
     chart = Chart(
-        figure,
-        f"{name}: how problems were read. {'. '.join(bar.label for bar in bars)}.",
-        written=written,
+        figure, f"{name}: how problems were read. {'. '.join(bar.label for bar in bars)}."
     )
     for bar, at in zip(bars, middles, strict=True):
         for piece in (piece for piece in bar.pieces if piece.count):
@@ -381,13 +377,13 @@ def _kind_handles() -> list[Any]:
 # ---- curves --------------------------------------------------------------------------------------
 
 
-def _curves(panel: Panel, recipes: Sequence[tuple[str, int]], *, written: bool) -> Chart:
+def _curves(panel: Panel, recipes: Sequence[tuple[str, int]]) -> Chart:
     """Curves over steps: as logged in faint, smoothed above."""
     from matplotlib.lines import Line2D
 
     figure, axes = _figure(200, 360)
     ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in panel.lines)
-    chart = Chart(figure, f"{panel.title}; {ends}", written=written)
+    chart = Chart(figure, f"{panel.title}; {ends}")
     drawn_recipes = {line.colour for line in panel.lines}
     for name, number in panel.named or recipes:
         if number in drawn_recipes:
@@ -452,7 +448,7 @@ _SVG_ATTRIBUTES = ("d", "x", "y", "transform")
 _VARIABLE = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 
 
-def _inline(chart: Chart, prefix: str) -> str:
+def _inline(draw_chart: Callable[[], Chart], prefix: str) -> str:
     """A chart as an element of an HTML page.
 
     It has the colours of the page's theme, ids of its own, and words for its marks.
@@ -463,6 +459,7 @@ def _inline(chart: Chart, prefix: str) -> str:
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has fonts for all scripts
+        chart = draw_chart()
         # `savefig` would draw the whole figure twice more, to lay it out and to measure it.
         chart.figure.set_dpi(72)
         canvas = FigureCanvasSVG(chart.figure)

@@ -8,6 +8,7 @@ for a GPU. Every assumption is printed. `bench/plan.py` compares the seconds wit
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import time
@@ -530,8 +531,9 @@ def gpu(name: str) -> Machine:
     )
 
 
+@functools.cache
 def this_cpu(shape: Shape) -> Machine:
-    """This CPU with torch's threads; matrix products and copies are timed for 0.6 s."""
+    """This CPU with torch's threads; matrix products and copies are timed for 0.6 s, once."""
     import torch
 
     a, b = torch.randn(512, shape.hidden), torch.randn(shape.hidden, shape.intermediate)
