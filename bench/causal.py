@@ -36,6 +36,7 @@ class World:
         foreign: Share of the right answers that is lost after prefilled words, which are not the
             model's own, also with the same words in the prompt.
         apart: More of that where the conditions are in the picture only.
+        twice: The same with the words in the prompt, too, alone.
         instructed: Points that the request to write down costs by itself.
         moved: The transcription stands in the user turn, where it is used as the prompt's words.
     """
@@ -51,6 +52,7 @@ class World:
     lucky: float = 0.0
     foreign: float = 0.0
     apart: float = 0.0
+    twice: float = 0.0
     instructed: float = 0.0
     moved: bool = False
 
@@ -67,6 +69,7 @@ WORLDS = {
     "wrong words give the right answer in 5%": World(lucky=0.05),
     "prefilled words lose 10% of the right answers": World(foreign=0.1),
     "prefilled words lose 10% with the picture only": World(apart=0.1),
+    "prefilled words lose 10% with the words in the prompt only": World(twice=0.1),
     "the request costs 5 points by itself": World(instructed=0.05),
     "the transcription stands in the user turn": World(moved=True),
 }
@@ -85,7 +88,7 @@ def probabilities(
     own = follows * (reads * after + (1 - reads) * wrong) + (1 - follows) * seen
     best = follows * after + (1 - follows) * seen  # were all that it writes right
     follows_set, after_set = (1.0, hard) if world.moved else (follows, after)
-    prefilled = hard * (1 - world.foreign)
+    prefilled = hard * (1 - world.foreign - world.twice)
     after_set = after_set * (1 - world.foreign - world.apart)
     true = follows_set * after_set + (1 - follows_set) * seen
     against = follows_set * (1 - world.conflict)

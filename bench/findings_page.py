@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from findings_answers import INTRODUCTIONS, answer
-from findings_parts import DOSES, FIRST, PLAN, done, dose_name
+from findings_parts import DOSES, FIRST, PLAN, SEEDS, done, dose_name
 from findings_tests import (
     GAP,
     IMAGE,
     QUESTIONS,
     SEES,
     SHARES,
+    SPREAD,
     TEXT,
     Agreement,
     Book,
@@ -44,13 +45,21 @@ _HEAD = """\
 **What this cannot say.** Two models of 6 and 9 million parameters, trained from scratch on drawn
 problems, show that an effect can happen and how large it is beside the noise of seeds and problems.
 They do not show that a large model has it, nor how large it would be there. The hypotheses, tests
-and decision rules were [written down before the runs](plan.md).
+and decision rules were [written down before the runs](plan.md), and what was
+[changed since](plan.md#changes), after which runs.
 
 A dot is the mean over seeds and problems, its line the 95% interval for other seeds and other
 problems; p-values are corrected within a question (Holm). Each testbed is one pretrained model, so
 an interval of the base model is for other problems only, and no interval is for other base models.
 **supported**: corrected p below 0.05 with the stated sign. **against**: corrected p below 0.05 with
-the other sign, or an interval inside ±2 points. **open**: neither.
+the other sign, or an interval inside ±2 points. **open**: neither. Where no sign is stated: **a
+difference** and **no difference**. **exploratory**: its answer was known when its outcome was
+chosen.
+"""
+_OF_REPORTS = """\
+These are the report's own tables. Their p-values are corrected over the rows of each table, and
+not over the hypotheses of a question as above. Swapped parts and steps between have no training of
+their own (0 steps).
 """
 _ORDER = ("1", "2", "3", "4", "5", "6")
 
@@ -76,15 +85,18 @@ def write_page(cells: Path, out: Path) -> None:
             runs = read_cells(file) if file.exists() else []
             if runs and (few := _unfinished(name, runs)):
                 parts.append(f"## {name}. {QUESTIONS[name][0]}\n\n{few}\n")
-                details.append(_details(name, cells))
                 continue
             parts.append(_question(name, results[name], made[name, FIRST] if runs else None, out))
             if not runs and (cells / "withdrawn" / f"part{name}.json").exists():
                 parts.append("Its earlier runs are withdrawn ([why](plan.md#changes)).\n")
         details.append(_details(name, cells))
     if any(details):
-        parts += ["## All numbers\n", *filter(None, details), f"{READING}\n"]
-    write_text(out / "index.md", "\n".join(parts))
+        parts += ["## All numbers\n", _OF_REPORTS, *filter(None, details), f"{READING}\n"]
+    page = "\n".join(parts)
+    for figure in (out / "figures").glob("*.svg"):
+        if f"figures/{figure.name}" not in page:
+            figure.unlink()
+    write_text(out / "index.md", page)
     print(out / "index.md")
 
 
@@ -113,6 +125,8 @@ def _question(name: str, results: Sequence[Tested], book: Book | None, out: Path
     if name in INTRODUCTIONS:
         words.append(f"{INTRODUCTIONS[name]}\n")
     words.append(f"{_verdicts(results)}\n")
+    if due := _due(results):
+        words.append(f"{due}\n")
     words.append(_claims_table(results).markdown())
     if name == "1":
         words.append(t.as_markdown([_causal_table(book)]))
@@ -127,10 +141,31 @@ def _verdicts(results: Sequence[Tested]) -> str:
     """Which hypotheses are supported, which not, in one sentence each."""
     of: dict[str, list[str]] = {}
     for number, result in enumerate(results, start=1):
-        of.setdefault(result.verdict, []).append(str(number))
+        mark = " (exploratory)" if result.claim.exploratory else ""
+        of.setdefault(result.verdict, []).append(f"{number}{mark}")
     order = ("supported", "a difference", "against", "no difference", "open", "not run")
     said = [f"{verdict}: {', '.join(of[verdict])}" for verdict in order if verdict in of]
     return f"Hypotheses of the plan: {'; '.join(said)}."
+
+
+def _verdict(result: Tested) -> str:
+    return f"{result.verdict}, exploratory" if result.claim.exploratory else result.verdict
+
+
+def _due(results: Sequence[Tested]) -> str:
+    """The comparisons whose further seeds the plan demands and that have none yet."""
+    numbers = [
+        str(number)
+        for number, result in enumerate(results, start=1)
+        if result.found and result.found.sd and result.found.sd > SPREAD
+        and len(result.found.seeds) <= len(SEEDS)
+    ]  # fmt: skip
+    if not numbers:
+        return ""
+    return (
+        f"The seeds spread by more than {SPREAD:g} points in {', '.join(numbers)}: by the plan, the"
+        " arms of these get five further seeds, which are not there yet."
+    )
 
 
 def _claims_table(results: Sequence[Tested]) -> t.Table:
@@ -146,7 +181,7 @@ def _claims_table(results: Sequence[Tested]) -> t.Table:
                 signed(found.value), interval(found.ci_low, found.ci_high), spread,
                 str(len(found.seeds)), _p(result.p_holm),
             )  # fmt: skip
-        rows.append((f"{number}. {result.claim.words}", stated, *cells, result.verdict))
+        rows.append((f"{number}. {result.claim.words}", stated, *cells, _verdict(result)))
     head = (
         "hypothesis",
         "stated",

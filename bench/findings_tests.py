@@ -30,6 +30,8 @@ Floats = NDArray[np.float64]
 TEXT, IMAGE = "full-text", "image-only"
 SMALL = 2.0
 """Points: an effect inside plus and minus this is too small to matter."""
+SPREAD = 3.0
+"""Points: with a larger standard deviation of the seeds a comparison gets further seeds."""
 RESAMPLES = 10_000
 
 
@@ -111,11 +113,13 @@ class Claim:
         words: What is compared, in which outcome.
         sign: The stated sign; 0 where none is.
         values: Its values `[S, P]`, from a book.
+        exploratory: Whether its answer was known when its outcome was chosen.
     """
 
     words: str
     sign: int
     values: Callable[[Book], Floats]
+    exploratory: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,7 +273,7 @@ QUESTIONS: dict[str, tuple[str, list[Claim]]] = {
     "1": (
         "Reading or reasoning?",
         [
-            Claim("base model: reading minus use", 1, _base_reads),
+            Claim("base model: reading minus use", 1, _base_reads, exploratory=True),
             against("reading", TEXT, "base", READING, 1),
             against("reading", "no-text", "base", READING, -1),
             against("reading", "kl", "full-text-continued", READING, -1),

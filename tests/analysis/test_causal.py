@@ -21,6 +21,7 @@ from modgap.analysis.resampling import SEED
 from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise_run
 from modgap.core.rows import GradeRow, Outcome, ProblemRow, Response
+from modgap.core.text import signed
 from modgap.reporting.words import causal_words
 
 RUNS, PROBLEMS = 100, 150
@@ -127,6 +128,8 @@ def test_known_parts_are_in_the_95_percent_intervals_95_percent_of_the_time(name
          {"integration": 1, "reasoning": -1}),
         ("prefilled words lose 10% with the picture only",
          {"reading": -1, "reasoning": 1, "use": 1}),
+        ("prefilled words lose 10% with the words in the prompt only",
+         {"reading": 1, "reasoning": -1, "use": -1}),
         ("the request costs 5 points by itself",
          {"writing": -1, "reading": 1, "integration": -1, "reasoning": 1}),
         ("the transcription stands in the user turn",
@@ -196,7 +199,8 @@ def test_what_words_in_the_answer_change_by_themselves_is_in_no_part() -> None:
     for name in ("writing", "reading"):
         assert after.parts[name].points == pytest.approx(before.parts[name].points)
     assert after.use.points == pytest.approx(before.use.points)
-    assert any("by themselves" in words for words in causal_words(after))
+    plain = 100 * (foreign[:, 3] - foreign[:, 2]).mean()
+    assert any(f"uncorrected {signed(plain)})" in words for words in causal_words(after))
 
 
 def test_without_a_view_or_with_few_problems_there_is_no_split() -> None:

@@ -102,8 +102,9 @@ def _unpaired(of: str, summary: Summary) -> list[str]:
     if gap and (lacking := set(VIEWS) - summary.views.keys()) and lacking == {WITH_TEXT}:
         words.append(
             f"The gap{of} is not split into parts: the view {WITH_TEXT} is not in this run. Without"
-            " it, what words in the answer change by themselves would count as reading. Evaluate"
-            " with --controls causal and the same --out; what is there is not asked again."
+            " it, what words in the answer change by themselves would be mixed into reading and"
+            " what follows it. Give the run's own command again, with --controls causal; what is"
+            " there is not asked again."
         )
     if gap and summary.causal is None and set(VIEWS) <= summary.views.keys():
         words.append(

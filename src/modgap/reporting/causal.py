@@ -66,7 +66,10 @@ def causal_table(runs: Mapping[str, Summary], *, narrow: bool = False) -> t.Tabl
         if summary.causal is None:
             continue
         named = {"gap": "gap"} | PARTS
-        for key, part in {"gap": summary.causal.gap, **shown_parts(summary.causal)}.items():
+        parts = {"gap": summary.causal.gap, **shown_parts(summary.causal)}
+        # The sum of the last two rests on fewer assumptions.
+        parts |= {} if "use" in parts or summary.causal.too_few else {"use": summary.causal.use}
+        for key, part in parts.items():
             shares = (
                 ("–", "–")
                 if part.share is None

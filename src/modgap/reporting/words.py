@@ -280,10 +280,11 @@ def _prefilling(causal: CausalSummary) -> str:
     """What words in the answer change by themselves, in words."""
     where = "the question" if causal.in_user_turn else "the answer"
     part = causal.prefilling
+    plain = causal.parts["reading"].points + part.points
     return (
-        f"The true conditions in {where} by themselves, where the prompt has them, too, change"
-        f" accuracy by {signed(part.points)} points ({interval(part.ci_low, part.ci_high)}). No"
-        " part has that."
+        f"Putting the true conditions into {where} changes accuracy by {signed(part.points)} points"
+        f" ({interval(part.ci_low, part.ci_high)}) where the prompt has them, too. Reading is"
+        f" corrected for that (uncorrected {signed(plain)}), and so is what follows it."
     )
 
 
