@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from modgap.analysis.causal import PARTS
+from modgap.analysis.causal import IMAGE, LEAST_IMAGE, MOST_WIDTH, PARTS
 from modgap.analysis.gap import GapChange
 from modgap.analysis.results import (
     CausalPart,
@@ -236,7 +237,7 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
             f". By the same rule it misread {solved.misread:,} of {counted(known, 'problem')} that"
             f" it solves in both views ({solved.values.misread:,} in their numbers)"
         )
-    return [f"{words}."]
+    return [f"{words}. This counts wrong transcriptions and is no share of the gap."]
 
 
 def shown_parts(causal: CausalSummary) -> dict[str, CausalPart]:
@@ -255,7 +256,8 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
     over = counted(causal.n_problems, "problem")
     words = [f"Of the gap of {points(causal.gap.points)} points over {over}: {'; '.join(parts)}."]
     if causal.too_few:
-        words[0] = f"{_too_few(causal)} {words[0]}"
+        known = f"Estimates of the parts of {points(causal.gap.points)} points over {over}"
+        words[0] = f"{_too_few(causal)} {known}: {'; '.join(parts)}."
     if causal.follows is not None:
         spread = interval(causal.follows_low, causal.follows_high, 100)
         words.append(
@@ -263,10 +265,7 @@ def causal_words(causal: CausalSummary | None) -> list[str]:
             " when these contradict the picture."
         )
     else:
-        words.append(
-            "Integration cannot be told from reasoning: image-only accuracy is too low, or that"
-            " with a changed number in the words is above it."
-        )
+        words.append(f"Integration cannot be told from reasoning: {_why_one_part(causal)}.")
     words.append(_prefilling(causal))
     if causal.left_out:
         words.append(
@@ -288,8 +287,21 @@ def _prefilling(causal: CausalSummary) -> str:
     )
 
 
+def _why_one_part(causal: CausalSummary) -> str:
+    """Why X / I of `analysis.causal` is not known, with both accuracies."""
+    image, changed = (causal.accuracies[view] for view in (IMAGE, "corrupted-transcription"))
+    low = f"image-only accuracy, {percent(image)}%, is not above {100 * LEAST_IMAGE:g}% for certain"
+    # The summary does not say which of the two it was: where both are possible, the fact is named.
+    if changed <= image or image <= LEAST_IMAGE:
+        return low
+    return (
+        f"accuracy with a changed number in the words, {percent(changed)}%, is above image-only"
+        f" accuracy, {percent(image)}%"
+    )
+
+
 def _too_few(causal: CausalSummary) -> str:
-    """Why the gap is not split into shares, in words."""
+    """Why the gap is not split into shares, in words, and how many problems may do."""
     head = f"There are too few problems to split the gap ({causal.n_problems:,}):"
     known = {
         name: (part.share_low, part.share_high)
@@ -301,9 +313,13 @@ def _too_few(causal: CausalSummary) -> str:
     if not known:
         return "No gap is clear enough to be split: its interval holds 0."
     name, (low, high) = max(known.items(), key=lambda item: item[1][1] - item[1][0])
+    # An interval is narrower with the square root of the number of problems.
+    needed = causal.n_problems * ((high - low) / MOST_WIDTH) ** 2
+    tens = 10 ** max(0, len(str(int(needed))) - 2)
     return (
         f"{head} the interval of the share of {PARTS[name]} is {interval(low, high, 100)}% of the"
-        " gap, wider than the gap itself."
+        f" gap, wider than the gap itself. It takes roughly {math.ceil(needed / tens) * tens:,}"
+        " problems."
     )
 
 
