@@ -22,6 +22,7 @@ from modgap.analysis.scores import Scores
 from modgap.analysis.summary import summarise_run
 from modgap.core.rows import GradeRow, Outcome, ProblemRow, Response
 from modgap.core.text import signed
+from modgap.reporting.causal import LETTERS, MEANINGS
 from modgap.reporting.words import causal_words
 
 RUNS, PROBLEMS = 100, 150
@@ -40,6 +41,16 @@ def test_the_parts_add_up_to_the_gap_whatever_the_answers() -> None:
         }  # fmt: skip
         assert (found.follows is None) == (not apart)
         assert 0 <= (found.follows or 0) <= 1
+
+
+def test_the_formulas_of_the_report_give_the_parts() -> None:
+    rates_PK = np.random.default_rng(1).integers(0, 5, (40, 7)) / 4
+    rates_PK[:, 4] *= 0.1
+    found = estimate(rates_PK, resamples=200)
+    letters = {LETTERS[view]: 100 * share for view, share in found.accuracies.items()}
+    for name, part in {"gap": found.gap, "use": found.use, **found.parts}.items():
+        formula = MEANINGS[name].split(":")[0].replace("−", "-").replace("×", "*")
+        assert eval(formula, {}, letters) == pytest.approx(part.points), name
 
 
 def test_shares_are_given_only_where_the_gap_is_there_for_certain() -> None:
@@ -80,6 +91,19 @@ def test_few_problems_do_not_split_the_gap() -> None:
     assert estimate(no_gap).too_few and "holds 0" in causal_words(estimate(no_gap))[0]
     turned = estimate(many[:, [1, 0, 2, 3, 4, 5]])
     assert turned.too_few and "no gap to split" in causal_words(turned)[0]
+
+
+def test_too_few_problems_say_how_many_it_takes() -> None:
+    """An interval three times as wide as the gap needs nine times the problems."""
+    rates_PK = np.random.default_rng(0).integers(0, 5, (40, 7)) / 4
+    rates_PK[:, 0] = 1.0
+    found = estimate(rates_PK, resamples=200)
+    for width, needed in ((1.5, "roughly 90 problems"), (3.0, "roughly 360 problems")):
+        wide = found.parts["reading"].model_copy(update={"share_low": 0.0, "share_high": width})
+        few = found.model_copy(update={"parts": found.parts | {"reading": wide}, "too_few": True})
+        words = causal_words(few)[0]
+        assert needed in words and "Estimates of the parts" in words
+        assert "Of the gap" not in words
 
 
 def test_shares_are_numbers_where_a_few_resamples_have_no_gap() -> None:
@@ -221,6 +245,8 @@ def test_with_hardly_a_right_answer_from_the_image_the_last_two_parts_stay_one()
     found = split(scores(ANSWERS | {"image-only": "wwww"}))
     assert found is not None
     assert set(found.parts) == {"writing", "reading", "use"} and found.follows is None
+    said = " ".join(causal_words(found))
+    assert "image-only accuracy, 0.0%, is not above 5% for certain" in said
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -232,6 +258,9 @@ def test_a_failed_sample_is_no_effect_of_its_view(view: str) -> None:
 def test_where_changed_words_help_the_last_two_parts_stay_one() -> None:
     found = split(scores(ANSWERS | {"corrupted-transcription": "c"}))
     assert found is not None and set(found.parts) == {"writing", "reading", "use"}
+    said = " ".join(causal_words(found))
+    assert "changed number in the words, 100.0%, is above image-only accuracy, 25.0%" in said
+    assert "for certain" not in said
 
 
 def test_a_transcription_in_the_user_turn_is_said() -> None:

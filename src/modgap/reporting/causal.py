@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modgap.analysis.causal import PARTS
+from modgap.analysis.causal import PARTS, VIEWS, WITHOUT_IMAGE
 from modgap.analysis.results import CausalSummary, Summary
 from modgap.core.text import interval, percent, signed
 from modgap.reporting import tables as t
 from modgap.reporting.panels import Mark, Part, Row
 from modgap.reporting.words import causal_words, shown_parts
 
+LETTERS = dict(zip((*VIEWS, WITHOUT_IMAGE), "TIOCXPN", strict=True))
+"""View -> the letter of its accuracy in the formulas of the parts."""
 ASSUMES = (
     "The parts add up to the gap. Reading: what the true conditions in the place of those that the"
     " model writes down would change. Writing down first: what the request for that changes."
@@ -21,12 +23,14 @@ ASSUMES = (
     " docs/reference/causal.md."
 )
 MEANINGS = {
-    "gap": "text minus image, over these problems",
-    "writing": "what writing the conditions down first changes",
-    "reading": "true conditions instead of those that it writes down",
-    "integration": "answers from the picture in spite of the right words",
-    "reasoning": "follows the right words, and solves less than with the prompt's",
-    "use": "the right words in its answer, and less solved than with the prompt's",
+    "gap": "T − I: text minus image, over these problems",
+    "writing": "O − I: what writing the conditions down first changes",
+    "reading": "(C − O) − (P − T): true conditions instead of those that it writes down",
+    "integration": "(X / I) × (P − I): answers from the picture in spite of the right words; X / I is"
+    " at most 1",
+    "reasoning": "P − C − (X / I) × (P − I): follows the right words, and solves less than with the"
+    " prompt's",
+    "use": "P − C: the right words in its answer, and less solved than with the prompt's",
 }
 
 
@@ -46,12 +50,20 @@ def causal_rows(causal: CausalSummary) -> list[Row]:
 
 
 def causal_panels(runs: Mapping[str, Summary]) -> list[Part]:
-    """The split of each run in words."""
+    """The split of each run in words, and the accuracies that its formulas take."""
     return [
-        Part(name, " ".join(causal_words(summary.causal)))
+        Part(name, " ".join([*causal_words(summary.causal), _accuracies(summary.causal)]))
         for name, summary in runs.items()
         if summary.causal
     ]
+
+
+def _accuracies(causal: CausalSummary) -> str:
+    """The accuracies over the problems of the split, with their letters."""
+    shown = (
+        f"{LETTERS[view]} {percent(share)} ({view})" for view, share in causal.accuracies.items()
+    )
+    return f"Accuracies in percent over these problems: {', '.join(shown)}."
 
 
 def causal_table(runs: Mapping[str, Summary], *, narrow: bool = False) -> t.Table | None:
