@@ -15,6 +15,7 @@ from modgap.cli.main import main
 from modgap.core import secrets
 from modgap.core.progress import say, show
 from modgap.core.text import printable
+from modgap.core.view import ALL_VIEWS
 from modgap.datasets.faults import Fault
 from modgap.reporting.page import csv_text
 from modgap.reporting.tables import Table, as_markdown
@@ -42,6 +43,21 @@ def test_escapes_are_spelled_out_wherever_words_are_printed(
     for text in (*capsys.readouterr(), file.getvalue()):
         assert escape not in text and "b" in text
         assert not any(character in text for character in escape if not character.isprintable())
+
+
+@pytest.mark.parametrize("run", ["a", "qwen2.5-vl-3b-instruct/seed0"])
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_name_of_a_view_breaks_at_hyphens_only(run: str, width: int, plain: bool) -> None:
+    cells = ("99.9 (98.2 to 100.0)", "1,600", "1,600", "0", "0", "1,600")
+    head = ("run", "view", "accuracy %", "right", "wrong", "none", "error", "of")
+    for view in (*ALL_VIEWS, "partial-text-25", "rendered-text-32"):
+        file = io.StringIO()
+        table = Table("x", head, ((run, view, *cells),), left=2)
+        Console(file=file, width=width).print(as_rich(table, plain=plain))
+        words = set(file.getvalue().split())
+        cuts = [at for at, letter in enumerate(view, start=1) if letter == "-"]
+        assert view in words or any({view[:at], view[at:]} <= words for at in cuts), view
 
 
 def test_what_a_reader_needs_is_printed_as_it_is() -> None:

@@ -6,8 +6,9 @@ The same cells as the page, in at most 80 columns; plain text when piped.
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ from modgap.reporting.words import causal_words, gap_words, meaning_words, readi
 if TYPE_CHECKING:
     from rich.console import Console
 
+COLUMNS = 80
+"""Characters that a line of a table may have."""
+VIEW_COLUMNS = 13
+"""Characters from which on the name of a view has a line for each part where a table is wide."""
 MANY = 8
 """With a table over seeds, the terminal shows single runs only up to this number."""
 
@@ -166,17 +171,45 @@ def as_rich(table: t.Table, *, plain: bool = False) -> Any:
         pad_edge=False,
         padding=(0, 1),
     )
-    for number, column in enumerate(table.head):
-        name = t.one_cell(shown(column))
+    heads = [_head(table, number) for number in range(len(table.head))]
+    cells = [[t.one_cell(shown(cell)) for cell in row] for row in table.rows]
+    views = table.head.index("view") if "view" in table.head[: table.left] else None
+    if views is not None and _width(heads, cells, plain=plain) > COLUMNS:
+        for row in cells:
+            row[views] = _parted(row[views])
+    for number, head in enumerate(heads):
         left = number < table.left
-        if not left and table.rows and all(len(name) > len(row[number]) for row in table.rows):
-            name = "\n".join(name.rsplit(" ", 1))  # room for long names of runs
         made.add_column(
-            Text(name), justify="left" if left else "right", overflow="fold", no_wrap=not left
+            Text(head),
+            justify="left" if left else "right",
+            overflow="fold",
+            no_wrap=not left or number == views,
         )
-    for row in table.rows:
-        made.add_row(*(Text(t.one_cell(shown(cell))) for cell in row))
+    for row in cells:
+        made.add_row(*map(Text, row))
     return made
+
+
+def _head(table: t.Table, number: int) -> str:
+    """The head of a column, in two lines where it is wider than all cells below it."""
+    name = t.one_cell(shown(table.head[number]))
+    wide = table.rows and all(len(name) > len(row[number]) for row in table.rows)
+    return "\n".join(name.rsplit(" ", 1)) if wide and number >= table.left else name
+
+
+def _width(heads: Sequence[str], cells: Sequence[Sequence[str]], *, plain: bool) -> int:
+    """Characters of a line of the table as wide as it wants to be."""
+    lines = [head.split("\n") for head in heads]
+    for row in cells:
+        for column, cell in zip(lines, row, strict=True):
+            column.append(cell)
+    between = 2 if plain else 3  # with the box's own character
+    return sum(max(map(len, column)) + between for column in lines)
+
+
+def _parted(view: str) -> str:
+    """The name of a view in lines that end at a hyphen, so that no word is broken."""
+    return textwrap.fill(view, VIEW_COLUMNS, break_long_words=False)
 
 
 def _counts(runs: Mapping[str, Summary]) -> t.Table:
@@ -237,5 +270,7 @@ def _gaps(
     first = "the first on its set" if several else next(iter(runs))
     change_head = (f"change from {first}",) if changes else ()
     return t.Table(
-        "Gap in points (95% interval)", ("run", "gap", *change_head, "p", "problems"), tuple(rows)
+        "Gap in points (95% interval); p: McNemar's on majorities",
+        ("run", "gap", *change_head, "p", "problems"),
+        tuple(rows),
     )
