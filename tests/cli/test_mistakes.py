@@ -99,6 +99,8 @@ MISTAKES = [
     (EVAL.replace("new", "notes.txt/run"), 1, "notes.txt is a file, not a folder"),
     (EVAL + " --views full-txt", 1, "unknown view 'full-txt': .* Did you mean 'full-text'"),
     (EVAL + " --views FULL_TEXT", 1, "unknown view 'FULL_TEXT': .* Did you mean 'full-text'"),
+    (EVAL + " --views partial-tex-50", 1, "choose from .* mean 'partial-text-PERCENT'"),
+    (EVAL + " --views text-lit", 1, "mean 'text-lite'. MathVerse also has text-dominant"),
     (EVAL + " --temperature hot", 2, "--temperature hot: give a number or `model`"),
     (EVAL + " --engine vlm", 1, "unknown engine 'vlm': .* Did you mean 'vllm'"),
     (EVAL + " --samples 0", 1, "--samples 0: must be at least 1"),

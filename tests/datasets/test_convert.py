@@ -176,6 +176,22 @@ def test_a_map_that_does_not_fit_is_one_line(
     assert [*tmp_path.iterdir()] == [source]
 
 
+def test_a_file_of_another_kind_is_no_table(tmp_path: Path) -> None:
+    source = tmp_path / "x.txt"
+    source.write_text("Find x.")
+    with pytest.raises(UserError, match=r"x.txt is not a table that is read \(.*\.csv.*: give a"):
+        convert(source, tmp_path / "out", {})
+
+
+def test_every_field_that_a_row_lacks_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "t.csv"
+    source.write_text("a,b\n1,2\n3,4\n")
+    with pytest.raises(UserError) as error:
+        convert(source, tmp_path / "out", {})
+    said = str(error.value)
+    assert said.count("answer is missing") == 1 and said.count("or text and conditions") == 1
+
+
 def test_a_table_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "t.parquet", [row(), row(qid="q2")])
     words = r"no row can be used \(row 1: .*Its columns are qid, problem, .*--column TARGET=COLUMN"

@@ -68,7 +68,9 @@ def raised(error: BaseException) -> str:
     return said
 
 
-def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
+def unknown(
+    kind: str, value: str, choices: Iterable[str], remedy: str = "", near: Iterable[str] = ()
+) -> UserError:
     """An error for a name that is not in a table.
 
     Args:
@@ -76,11 +78,12 @@ def unknown(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> 
         value: The name as given.
         choices: The names that exist.
         remedy: What to do, if choosing another name is not all.
+        near: Further names that it may be a misspelling of; the remedy tells of them.
     """
     names = sorted(choices)
-    plain = {_plain(name): name for name in names}
-    near = [plain[name] for name in get_close_matches(_plain(value), plain, n=1)]
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    plain = {_plain(name): name for name in (*names, *near)}
+    close = [plain[name] for name in get_close_matches(_plain(value), plain, n=1)]
+    hint = f" Did you mean {close[0]!r}?" if close else ""
     return UserError(
         f"unknown {kind} {value!r}: choose from"
         f" {', '.join(names)}.{hint}{' ' + remedy if remedy else ''}"

@@ -133,6 +133,8 @@ ALL_VIEWS: dict[str, View] = {
     **{name: view for name, view in VIEWS.items() if name not in DEFAULT_VIEWS},
 }
 """Every view, those on a side of the gap first."""
+CHOICES = (*VIEWS, f"{PARTIAL}-PERCENT")
+"""The views of any data set, as messages list them."""
 
 
 def samples_of(view: str, samples: int) -> int:
@@ -166,7 +168,12 @@ def get_view(name: str) -> View:
         return _partial(name)
     if ":" not in name:
         raise unknown(
-            "view", name, ALL_VIEWS, "One of your own is module:object or path/to/file.py:object."
+            "view",
+            name,
+            CHOICES,
+            f"MathVerse also has {', '.join(VERSION_VIEWS)}. One of your own is module:object or"
+            " path/to/file.py:object.",
+            near=VERSION_VIEWS,
         )
     view = load(name)
     if not isinstance(view, View):
@@ -248,7 +255,7 @@ def parse_views(names: str | Iterable[str]) -> tuple[View, ...]:
     parts = names.split(",") if isinstance(names, str) else names
     views = tuple(dict.fromkeys(get_view(part.strip()) for part in parts if part.strip()))
     if not views:
-        raise UserError(f"no view given: choose from {', '.join(ALL_VIEWS)}.")
+        raise UserError(f"no view given: choose from {', '.join(CHOICES)}.")
     return views
 
 

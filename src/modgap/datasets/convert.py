@@ -127,8 +127,10 @@ def convert(
             raise UserError(f"{source} has no row: give {_PLACES}.")
         report = check(made / FILE)
         if not report.splits["test"].problems:
+            first = report.errors[0].line
+            wrong = "; ".join(fault.message for fault in report.errors if fault.line == first)
             raise UserError(
-                f"{source}: no row can be used (row 1: {report.errors[0].message}). Its columns are"
+                f"{source}: no row can be used (row 1: {wrong}). Its columns are"
                 f" {', '.join(there)}: name others with --column TARGET=COLUMN, or mend the rows."
             )
         _move(made, out)
@@ -151,7 +153,9 @@ def _files(place: Path, split: str | None) -> list[Path]:
     """The files of a split, or of the only one."""
     if place.is_file():
         if place.suffix not in _SUFFIXES:
-            raise UserError(f"{place} has no rows: give {_PLACES}.")
+            raise UserError(
+                f"{place} is not a table that is read ({', '.join(_SUFFIXES)}): give {_PLACES}."
+            )
         return [place]
     found = [
         file

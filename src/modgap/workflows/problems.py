@@ -16,7 +16,7 @@ from modgap.core.errors import UsageError, UserError, command_line
 from modgap.core.files import Root
 from modgap.core.problem import Problem, check_texts
 from modgap.core.progress import progress_bars, warn
-from modgap.core.view import ALL_VIEWS, VERSION_VIEWS, VIEWS, View
+from modgap.core.view import ALL_VIEWS, CHOICES, VERSION_VIEWS, View
 from modgap.workflows.pictures import check_characters_of
 
 
@@ -145,7 +145,7 @@ def check_views(problems: Sequence[Problem], views: Sequence[View]) -> None:
         if not versions and view.name in VERSION_VIEWS and view.name not in there:
             raise UserError(
                 f"the view {view.name!r} is a version of MathVerse's, and these problems have none:"
-                f" choose from {', '.join(VIEWS)}, or give --benchmark mathverse."
+                f" choose from {', '.join(CHOICES)}, or give --benchmark mathverse."
             )
         if versions and view.name not in there:
             raise UserError(
