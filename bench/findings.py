@@ -46,6 +46,7 @@ from findings_parts import (
     Study,
     done,
     dose_name,
+    further,
     miniature,
     swap_name,
 )
@@ -138,6 +139,8 @@ def known(job: Job) -> list[Sweep]:
     files += sorted((job.work / f"cells{job.part}").glob("*.json"))
     for file in filter(Path.exists, files):
         for sweep in read_cells(file):
+            if file.parent == job.cells:
+                sweep = whole(sweep, job.studies)
             recipes: list[Variant] = []
             for variant in sweep.recipes:
                 runs = [r for r in variant.runs
@@ -149,6 +152,25 @@ def known(job: Job) -> list[Sweep]:
             untrained = sweep.untrained[:1] if first else []
             found.sweeps.append(replace(sweep, recipes=recipes, untrained=untrained))
     return gather_sweeps(found)
+
+
+def whole(sweep: Sweep, studies: Sequence[Study]) -> Sweep:
+    """Cells without the recipes whose swaps and steps between are not all there.
+
+    They are measured on the recipe's checkpoint, which another machine does not have, and a second
+    training is not the same to the bit.
+    """
+    (study,) = (study for study in studies if MODEL_OF[study.benchmark] == sweep.model)
+    if not study.swaps:
+        return sweep
+    there = done([sweep], study)
+    kept: list[Variant] = []
+    for variant in sweep.recipes:
+        recipe = variant.recipe.partition(": ")[0]
+        needed = further((recipe,))
+        runs = [run for run in variant.runs if {(name, run.seed) for name in needed} <= there]
+        kept += [replace(variant, runs=runs)] if runs else []
+    return replace(sweep, recipes=kept)
 
 
 def write_known(job: Job) -> list[Sweep]:
@@ -247,11 +269,15 @@ def link_stages(job: Job, study: Study, seed: int, recipes: Sequence[str]) -> No
         and (other.benchmark, other.settings) == (study.benchmark, study.settings)
     ]
     for recipe in recipes:
-        for folder in same:
-            for stage in folder.glob(f"{recipe}/stage*"):
-                _link(mine / recipe / stage.name, stage)
-        for number, other in enumerate(BEGINS.get(recipe, ()), start=1):
-            _link(mine / recipe / f"stage{number}", mine / other / f"stage{number}")
+        chain = mine / recipe
+        for number, begins in enumerate(BEGINS.get(recipe, ()), start=1):
+            _link(chain / f"stage{number}", mine / begins / f"stage{number}")
+        for theirs in (folder / recipe for folder in same):
+            for stage in sorted(theirs.glob("stage*")):
+                before = [f"stage{n}" for n in range(1, int(stage.name.removeprefix("stage")))]
+                # A stage belongs to the weights that it began with.
+                if all((chain / name).resolve() == (theirs / name).resolve() for name in before):
+                    _link(chain / stage.name, stage)
 
 
 def _link(mine: Path, theirs: Path) -> None:

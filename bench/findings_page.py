@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from findings_answers import INTRODUCTIONS, answer
-from findings_parts import DOSES, FIRST, PLAN, SEEDS, done, dose_name
+from findings_parts import DOSES, FIRST, PLAN, SEEDS, Done, done, dose_name
 from findings_tests import (
     GAP,
     IMAGE,
@@ -28,7 +28,7 @@ from findings_tests import (
     outcome,
 )
 
-from modgap.analysis.cells import Sweep, read_cells
+from modgap.analysis.cells import read_cells
 from modgap.analysis.seed_summary import seed_numbers
 from modgap.analysis.seeds import over_seeds
 from modgap.core.json_files import write_text
@@ -61,6 +61,9 @@ These are the report's own tables. Their p-values are corrected over the rows of
 not over the hypotheses of a question as above. Swapped parts and steps between have no training of
 their own (0 steps).
 """
+_SIXTH = "## 6. Does the testbed predict?\n"
+_BORROWS = ("5", "6")
+"""Questions that also read the runs of part 1."""
 _ORDER = ("1", "2", "3", "4", "5", "6")
 
 
@@ -79,11 +82,12 @@ def write_page(cells: Path, out: Path) -> None:
     }
     for name in _ORDER:
         if name == "6":
-            parts.append(_sixth(made, out))
+            few = _unfinished(name, cells) if (cells / "part6.json").exists() else ""
+            parts.append(f"{_SIXTH}\n{few}\n" if few else _sixth(made, out))
         else:
             file = cells / f"part{name}.json"
             runs = read_cells(file) if file.exists() else []
-            if runs and (few := _unfinished(name, runs)):
+            if runs and (few := _unfinished(name, cells)):
                 parts.append(f"## {name}. {QUESTIONS[name][0]}\n\n{few}\n")
                 continue
             parts.append(_question(name, results[name], made[name, FIRST] if runs else None, out))
@@ -100,11 +104,15 @@ def write_page(cells: Path, out: Path) -> None:
     print(out / "index.md")
 
 
-def _unfinished(part: str, sweeps: Sequence[Sweep]) -> str:
-    """How many runs of a part are there, if not all; it gets no answer then, or it would depend on
-    when somebody looked.
+def _unfinished(question: str, cells: Path) -> str:
+    """How many runs of a question are there, if not all; it gets no answer then, or it would depend
+    on when somebody looked.
     """
-    wanted = [(run, done(sweeps, study)) for study in PLAN[part] for run in study.wanted()]
+    wanted: list[tuple[tuple[str, int], Done]] = []
+    for part in (question, "1") if question in _BORROWS else (question,):
+        file = cells / f"part{part}.json"
+        sweeps = read_cells(file) if file.exists() else []
+        wanted += [(run, done(sweeps, study)) for study in PLAN[part] for run in study.wanted()]
     there = sum(run in finished for run, finished in wanted)
     if there == len(wanted):
         return ""
@@ -237,12 +245,11 @@ def _details(name: str, cells: Path) -> str:
 
 # --- question 6 -----------------------------------------------------------------------------------
 def _sixth(made: Mapping[tuple[str, str], Book], out: Path) -> str:
-    head = "## 6. Does the testbed predict?\n"
     outcomes = {"gap": GAP, "text accuracy": {TEXT: 1.0}, "image accuracy": SEES}
     found = {name: agreement(made, weights) for name, weights in outcomes.items()}
     gap = found["gap"]
     if gap is None:
-        return f"{head}\nNot run yet.\n"
+        return f"{_SIXTH}\nNot run yet.\n"
     figure = out / "figures" / "question6.svg"
     _scatter(gap, figure)
     if gap.rho >= 0.6 and gap.low > 0:
@@ -269,7 +276,7 @@ def _sixth(made: Mapping[tuple[str, str], Book], out: Path) -> str:
         f" {len(gap.recipes)} recipes).**\n"
     )
     shown = f"![Change of the gap on both testbeds]({_shown(figure, out)})\n"
-    return "\n".join([head, words, shown, table.markdown()]) + "\n"
+    return "\n".join([_SIXTH, words, shown, table.markdown()]) + "\n"
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def test_parts_share_the_stages_that_they_train_the_same_way(tmp_path: Path) -> 
     for recipe, number in (("full-text", 1), ("kl", 2)):
         stage("1", recipe, number).mkdir(parents=True)
         (stage("1", recipe, number) / "result.json").write_text("{}")
+    stage("1", "kl", 1).symlink_to(stage("1", "full-text", 1))
     for part in ("2", "4"):
         study = plan.PLAN[part][0]
         findings.link_stages(job(part), study, 10, study.recipes)
@@ -122,6 +123,26 @@ def test_parts_share_the_stages_that_they_train_the_same_way(tmp_path: Path) -> 
     assert stage("2", "kl", 1).resolve() == stage("1", "full-text", 1)
     # Part 4 trains without dynamic sampling: the same name is another training.
     assert not stage("4", "full-text", 1).exists()
+    # With a first stage of its own, a second one of other weights is not taken.
+    for recipe, number in (("full-text", 1), ("kl", 1), ("kl", 2)):
+        stage("2", recipe, number).unlink()
+    stage("2", "full-text", 1).mkdir()
+    (stage("2", "full-text", 1) / "result.json").write_text("{}")
+    findings.link_stages(job("2"), plan.PLAN["2"][0], 10, ("full-text", "kl"))
+    assert stage("2", "kl", 1).resolve() == stage("2", "full-text", 1)
+    assert not stage("2", "kl", 2).exists()
+
+
+def test_swaps_without_their_checkpoint_are_made_again_with_it() -> None:
+    study = plan.PLAN["2"][0]
+    names = {name: {} for name in ("kl", *plan.further(("kl",)), "full-text-frozen-tower")}
+    sweep = sweep_of({"base": {}, **names})
+    (last,) = (variant for variant in sweep.recipes if variant.recipe == "kl: tower")
+    last.runs.pop()
+    found = plan.done([findings.whole(sweep, [study])], study)
+    assert {seed for _, seed in found} == {10, 11, 12}
+    assert {name for name, seed in found if seed == 12} == {"full-text-frozen-tower"}
+    assert ("kl", 11) in found and ("kl: tower", 11) in found
 
 
 def test_the_effects_of_parts_add_up_to_the_change_of_the_checkpoint() -> None:
@@ -245,7 +266,7 @@ def test_the_page_is_made_of_cells_alone(tmp_path: Path) -> None:
     assert "| full-text | 5 |" in page and "| recipe | gap | writing | reading |" in page
     assert page.count("Not run yet") == 4
     # An answer from some of the runs would depend on when somebody looked.
-    assert "Not complete: 3 of 15 runs are there." in page and "question5" not in page
+    assert "Not complete: 38 of 50 runs are there." in page and "question5" not in page
     for figure in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (tmp_path / "out" / figure).stat().st_size > 1000
 

@@ -15,17 +15,17 @@ model's own, and can harm or help by themselves. P - T tells how much: the same 
 must be read. It is taken out of R and U (a difference in differences), which rests on its being the
 same where the conditions are in the picture only. U is split further, which needs more:
 
-    integration  G = (X / I) (P - I)        answers that come from the picture in spite of the words
+    integration  G = (X / I) (T - I)        answers that come from the picture in spite of the words
     reasoning    S = U - G                  answers that follow the true words and solve less than
-                                            with the words in the prompt, too
+                                            with the words in the prompt
 
-An answer follows the words with a probability u, or else is given as without them: `C = u s + (1 -
-u) I`, where s is the accuracy of the answers that follow. Then `U = u (P - s) + (1 - u) (P - I)`,
-reasoning and integration. With one number changed, an answer that follows is wrong, so `X = (1 - u)
-I`. This takes for granted that the changed number decides the answer, that a conflict with the
-picture does not change whether the words are followed, and that u is unrelated to how hard a
-problem is. X / I counts as 1 where it is above. What breaking each of these costs is in
-docs/reference/causal.md, measured by `bench/causal.py`.
+An answer follows the words with a probability u, or else is given as without them: without what
+words change by themselves `C = u s + (1 - u) I`, where s is the accuracy of the answers that
+follow. Then `U = u (T - s) + (1 - u) (T - I)`, reasoning and integration. With one number changed,
+an answer that follows is wrong, so `X = (1 - u) I`. This takes for granted that the changed number
+decides the answer, that a conflict with the picture does not change whether the words are followed,
+and that u is unrelated to how hard a problem is. X / I counts as 1 where it is above. What breaking
+each of these costs is in docs/reference/causal.md, measured by `bench/causal.py`.
 
 The intervals are bootstrap percentiles over problems, all views of a problem together; those that
 rest on X also cover the exact upper limit of a rare count.
@@ -185,7 +185,7 @@ def _parts(means_RK: Floats) -> dict[str, NDArray[np.float64]]:
     """The parts of each row of accuracies, in points, and `follows`, a share."""
     text, image, own, true, corrupted, prefilled = 100 * means_RK[:, :6].T
     ignored = np.minimum(corrupted / np.maximum(image, 1e-9), 1)  # 1 - u, a probability
-    integration = ignored * (prefilled - image)
+    integration = ignored * (text - image)
     parts = {
         "gap": text - image,
         "writing": own - image,

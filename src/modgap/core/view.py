@@ -103,7 +103,6 @@ CONTROLS: dict[str, tuple[str, ...]] = {
     "causal": (*WHOSE, "text-only"),
 }
 """Sets of views that `--controls` adds; `analysis.causal` splits the gap by them."""
-_A_QUARTER = ("corrupted-transcription", WITH_TEXT)
 
 VERSIONS: dict[str, str] = {
     "Text Dominant": "text-dominant",
@@ -140,11 +139,10 @@ CHOICES = (*VIEWS, f"{PARTIAL}-PERCENT")
 def samples_of(view: str, samples: int) -> int:
     """The samples of a problem that a view is asked for, of those that a run has.
 
-    `corrupted-transcription` tells only how often the words are followed, and
-    `full-text-transcription` only what putting words there changes. A quarter of the samples is
-    enough for both, which keeps the cost of `--controls causal` at 2.6 times that of two views.
+    `corrupted-transcription` tells only how often the words are followed, for which a quarter of
+    the samples is enough.
     """
-    return -(-samples // 4) if view in _A_QUARTER else samples
+    return -(-samples // 4) if WHOSE.get(view) == "corrupted" else samples
 
 
 def get_view(name: str) -> View:

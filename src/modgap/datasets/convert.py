@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _move(made: Path, out: Path) -> None:
     """Put a complete set into its folder; the file of problems comes last."""
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     for image in (made / IMAGES).iterdir():
-        os.replace(image, out / IMAGES / image.name)
+        shutil.move(image, out / IMAGES / image.name)  # a linked folder may lie elsewhere
     os.replace(made / FILE, out / FILE)
 
 

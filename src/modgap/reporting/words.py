@@ -281,9 +281,10 @@ def _prefilling(causal: CausalSummary) -> str:
     part = causal.prefilling
     plain = causal.parts["reading"].points + part.points
     return (
-        f"Putting the true conditions into {where} changes accuracy by {signed(part.points)} points"
-        f" ({interval(part.ci_low, part.ci_high)}) where the prompt has them, too. Reading is"
-        f" corrected for that (uncorrected {signed(plain)}), and so is what follows it."
+        f"With the conditions in the prompt, asking for them and putting them into {where}, too,"
+        f" changes accuracy by {signed(part.points)} points"
+        f" ({interval(part.ci_low, part.ci_high)}). Reading and reasoning are corrected for that"
+        f" (reading uncorrected: {signed(plain)})."
     )
 
 

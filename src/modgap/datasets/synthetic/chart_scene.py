@@ -41,7 +41,7 @@ class Chart:
         tick: Distance of the ticks of an axis; 0 without an axis.
         question: What is asked.
         answer: Its exact answer.
-        steps: The steps to it: the items that it asks for, then one operation each.
+        steps: The steps to it: the items that it names, then one operation each.
         program: The same in short.
     """
 
