@@ -26,9 +26,9 @@ MEANINGS = {
     "gap": "T − I: text minus image, over these problems",
     "writing": "O − I: what writing the conditions down first changes",
     "reading": "(C − O) − (P − T): true conditions instead of those that it writes down",
-    "integration": "(X / I) × (P − I): answers from the picture in spite of the right words; X / I"
+    "integration": "(X / I) × (T − I): answers from the picture in spite of the right words; X / I"
     " is at most 1",
-    "reasoning": "P − C − (X / I) × (P − I): follows the right words, and solves less than with the"
+    "reasoning": "P − C − (X / I) × (T − I): follows the right words, and solves less than with the"
     " prompt's",
     "use": "P − C: the right words in its answer, and less solved than with the prompt's",
 }
