@@ -48,7 +48,13 @@ def test_the_bar_is_shared_by_the_parts_that_widen_the_gap(tmp_path: Path) -> No
     )
     parts = {"writing": part(-4, 20), "reading": part(18, 20), "integration": part(6, 20)}
     causal = CausalSummary(
-        n_problems=40, left_out=0, accuracies={}, gap=part(20, 20), parts=parts, use=part(6, 20)
+        n_problems=40,
+        left_out=0,
+        accuracies={},
+        gap=part(20, 20),
+        parts=parts,
+        use=part(6, 20),
+        prefilling=part(0, 20),
     )
     [split] = splits({"run": numbers.runs["run"].model_copy(update={"causal": causal})})
     widths = {segment.kind: segment.width for segment in split.segments}
