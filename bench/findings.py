@@ -1,7 +1,7 @@
 """Runs the parts of docs/experiments/findings/plan.md, in calls that end in time.
 
     python bench/findings.py pretrain --work WORK --out OUT --seconds 560    # the second testbed
-    python bench/findings.py run 1 --work WORK --out OUT --seconds 560       # also 6, 2, 4, 3, 5
+    python bench/findings.py run 1 6 --work WORK --out OUT --seconds 560     # also 2, 4, 3, 5
     python bench/findings.py left [--cells DIR]
     python bench/findings.py page [--cells DIR] [--out DIR]
 
@@ -512,7 +512,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("what", choices=["pretrain", "run", "left", "page"])
-    parser.add_argument("part", nargs="?", choices=list(PLAN))
+    parser.add_argument("part", nargs="*", help=f"one after the other, of {', '.join(PLAN)}")
     parser.add_argument("--work", type=Path, default=Path("runs/findings"))
     parser.add_argument("--out", type=Path, help="page: the plan's folder by default")
     parser.add_argument("--cells", type=Path, default=CELLS)
@@ -530,17 +530,17 @@ def main() -> int:
 
         write_page(given.cells, given.out or given.cells)
         return 0
-    if given.what == "run" and given.part is None:
-        parser.error(f"run: give a part, of {', '.join(PLAN)}")
+    if set(given.part) - set(PLAN) or (given.what == "run" and not given.part):
+        parser.error(f"{given.what} {' '.join(given.part)}: parts are {', '.join(PLAN)}")
     job = Job(
-        part=given.part or "1", work=work, out=(given.out or work / "out").resolve(),
+        part="1", work=work, out=(given.out or work / "out").resolve(),
         cells=given.cells.resolve(), deadline=time.monotonic() + given.seconds,
         jobs=given.jobs or _jobs(given.small),
         second=(given.second or _second(work)).resolve(), small=given.small,
         seeds=parse_seeds(given.seeds),
     )  # fmt: skip
     if given.what == "left":
-        for part in [given.part] if given.part else PLAN:
+        for part in given.part or PLAN:
             of_part = replace(job, part=part)
             print_left(known(of_part), part, of_part.studies)
     elif given.what == "pretrain":
@@ -549,7 +549,8 @@ def main() -> int:
     else:
         work.mkdir(parents=True, exist_ok=True)
         write_text(work / ".gitignore", "*\n")
-        run_part(job, given.dry_run)
+        for part in given.part:
+            run_part(replace(job, part=part), given.dry_run)
     return 0
 
 
