@@ -371,7 +371,8 @@ def test_the_dry_run_lists_the_settings_that_the_objective_uses_and_no_others() 
     assert kl | clips < names("kl")
     for recipe in ("full-text", "no-text", "curriculum", "distill", "reading-reward"):
         assert not kl & names(recipe) and clips < names(recipe)
-    assert not (kl | clips) & names("self-trace")  # has no policy loss
+    # It has no policy loss, and does not sample again.
+    assert not (kl | clips | {"max_refills"}) & names("self-trace")
     every = {name.replace("reward_", "reward.") for name in asdict(Settings())}
     assert every - names("full-text") == kl
 
@@ -429,6 +430,8 @@ def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(
 ) -> None:
     assert main(["train", "kl", "--model", "qwen2_5_vl_7b", "--dry-run", "--gpu", "H100"]) == 0
     assert "too much for 79 GiB (H100)" in capsys.readouterr().out
+    assert main(["train", "kl", "--model", "tiny", "--dry-run", "--set", "stage1.kl_coef=1"]) == 0
+    assert "warning: --set stage1.kl_coef=1 changes nothing: stage 1" in capsys.readouterr().out
     for more, status, words in (
         (["--model", "tinyy", "--dry-run"], 1, "no model 'tinyy': give 'tiny'"),
         (["--model", "tiny"], 2, "--out is missing"),

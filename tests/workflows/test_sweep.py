@@ -20,6 +20,8 @@ from asking import spec
 from mathverse_data import rows, write_parquet
 from mathverse_rows import with_images
 
+import modgap
+from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions, parse_seeds
 from modgap.core.record import RunFolder
@@ -27,6 +29,7 @@ from modgap.datasets.synthetic import write_dataset
 from modgap.models.load import tiny_folder
 from modgap.workflows import jobs, sweep
 from modgap.workflows.jobs import Scheduler, Step, eval_arguments, visible_accelerators
+from modgap.workflows.problems import read_problems
 from modgap.workflows.study import prepare_study
 from modgap.workflows.sweep import _begins_as, run_sweep
 from modgap.workflows.train import resolve_recipes
@@ -331,6 +334,29 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
     refused(r"1 test problem in train, too")
     (data / "train.json").unlink()
     refused(r"train\.json")
+
+
+def test_a_setting_that_nothing_uses_is_said_once_before_anything_runs(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "warning: --set max_refills=3 changes nothing"
+    settings = ("dynamic_sampling=false", "max_refills=3", "kl_coef=1")
+    commands_of(data, ran, monkeypatch, EvalOptions(), settings=settings, seeds=(0, 1))
+    said = capsys.readouterr().err
+    assert said.count("changes nothing") == 1 and words in said  # `kl` uses kl_coef
+
+    def refused(*_: object, **__: object) -> None:
+        raise UserError("not here")
+
+    monkeypatch.setattr("modgap.workflows.train.train_resolved", refused)
+    out = data.parent / "alone"
+    with pytest.raises(UserError, match="not here"):
+        modgap.train(
+            "kl", read_problems("synthetic", data, "train"), "tiny", out, settings=settings
+        )
+    assert words in capsys.readouterr().err
+    asked = ["train", "kl", "--data", str(data), "--model", "tiny", "--out", str(out), "--set"]
+    assert main([*asked, *settings]) == 1 and words in capsys.readouterr().err
 
 
 def test_the_studies_are_held_while_their_jobs_run(

@@ -20,7 +20,7 @@ from modgap.core.errors import UserError
 from modgap.core.json_files import write_json
 from modgap.core.options import EvalOptions, StudySpec, TrainOptions, as_json
 from modgap.core.problem import Problem
-from modgap.core.progress import Bars, progress_bars, say
+from modgap.core.progress import Bars, progress_bars, say, warn
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder
 from modgap.core.text import counted
@@ -42,6 +42,7 @@ from modgap.workflows.train import (
     check_logs,
     check_training_data,
     divided,
+    idle_settings,
     resolve_recipes,
     starting_model,
     train_resolved,
@@ -213,14 +214,15 @@ def prepare_study(
     folder = resolve(spec.model)
     check_folder(folder, trains=spec.engine)
     start = starting_model(folder, spec_training(spec))
-    resolved = resolve_recipes(
-        spec.recipes, spec.settings, model_notes(resolve(start)), spec_training(spec)
-    )
+    notes, training = model_notes(resolve(start)), spec_training(spec)
+    resolved = resolve_recipes(spec.recipes, spec.settings, notes, training)
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
     sets = like.sets if like else _read_sets(spec, resolved.values())
     _check_references(spec.reference)
     if like is None:
+        for line in idle_settings(spec.recipes, spec.settings, notes, training):
+            warn(line)
         warn_about_images([*sets.train, *sets.test])
         for problems in sets.also.values():
             warn_about_images(problems, parse_views(default_views(problems)))
