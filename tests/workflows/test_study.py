@@ -224,14 +224,19 @@ def test_other_problems_are_refused_by_the_options_that_choose_them(
 
 @pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_finished_study_starts_nothing(copied: Path, data: Path, jobs: int) -> None:
+def test_a_finished_study_starts_nothing_and_says_so(
+    copied: Path, data: Path, jobs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (copied / "summary.json").read_bytes()
     again(copied, data, jobs=jobs)
+    said = capsys.readouterr().err
+    assert all(f"{name}: finished" in said for name in ("base", "kl", "full-text"))
+    assert "training" not in said and "measuring" not in said
     assert (copied / "summary.json").read_bytes() == before
 
 
 def test_a_process_is_started_only_for_what_is_missing(
-    copied: Path, data: Path, started: list[str]
+    copied: Path, data: Path, started: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     responses = copied / "kl" / "eval" / "responses.jsonl"
     lines = responses.read_text().splitlines(keepends=True)
@@ -239,6 +244,7 @@ def test_a_process_is_started_only_for_what_is_missing(
     shutil.rmtree(copied / "full-text" / "eval")
     again(copied, data, jobs=2)
     assert sorted(started) == [str(copied / "full-text" / "eval"), str(copied / "kl" / "eval")]
+    assert "full-text: measuring started on" in capsys.readouterr().err
     assert exactly_once(copied / "kl" / "eval", 2, TEST)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -273,9 +274,11 @@ def test_an_evaluation_gets_as_many_accelerators_as_it_needs(
 
 
 def test_the_base_model_is_measured_once_for_all_seeds(
-    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = commands_of(data, ran, monkeypatch, EvalOptions(), seeds=(0, 1, 2))
+    started = re.findall(r"\] (seed0 .*) started on", capsys.readouterr().err)
+    assert sorted(started) == ["seed0 base: measuring", "seed0 kl: measuring", "seed0 kl: training"]
     assert [name for name in found if "base" in name] == ["seed0/base/eval"]
     out = data.parent / "out"
     assert all(

@@ -103,6 +103,18 @@ class Study:
         """The problems of each evaluation of a model, the study's own under an empty name."""
         return {"": self.sets.test, **self.sets.also}
 
+    @property
+    def parts(self) -> frozenset[str]:
+        """All that there is to do, by its folder, as in `complete`."""
+        folders = list(map(eval_folder, self.measured_on))
+        return frozenset(
+            [*self.recipes, *(f"{name}/{at}" for name in ("base", *self.recipes) for at in folders)]
+        )
+
+    def measured(self, name: str) -> bool:
+        """Whether every evaluation of a recipe, or of the base model, was complete at the start."""
+        return all(part in self.complete for part in self.parts if part.startswith(f"{name}/"))
+
     def options_for(self, name: str, also: str = "") -> EvalOptions:
         """How a recipe is evaluated.
 
@@ -163,18 +175,20 @@ class Study:
         with progress_bars() as bars:
             counts = [counted(len(self.sets.test), "problem")]
             counts += [f"{len(problems)} of {name}" for name, problems in self.sets.also.items()]
-            say(f"measuring {spec.model} on {' and '.join(counts)}", started)
+            measuring = f"measuring {spec.model} on {' and '.join(counts)}"
+            say("base: finished" if self.measured("base") else measuring, started)
             self.measure("base", self.folder, bars)
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
                 count = len(divided(recipe, self.sets.trained_on)[0])
-                say(f"training {name} on {counted(count, 'problem')}: {stages}", started)
+                if name not in self.complete:
+                    say(f"training {name} on {counted(count, 'problem')}: {stages}", started)
                 trained = train_resolved(
                     recipe, self.sets.trained_on, self.start, out / name, options=self.training,
                     given=given, progress=bars,
                 )  # fmt: skip
-                say(f"measuring {name}", started)
+                say(f"{name}: finished" if self.measured(name) else f"measuring {name}", started)
                 self.measure(name, trained.final, bars)
             say("writing the report", started)
             numbers = build_report([out, *spec.reference], out / "report.html")
@@ -198,17 +212,9 @@ def prepare_study(
 
     options = replace(spec.options, style=wording(spec_training(spec)))
     spec = replace(spec, options=options)
-    options.check()
     trains = registry.TRAINING_ENGINES.entry(spec.engine)
     answers = registry.INFERENCE_ENGINES.entry(options.engine)
-    if answers.served:
-        raise UserError(
-            f"--eval-engine {options.engine}: a study measures models that it trains here; use hf"
-            " or vllm."
-        )
-    if not spec.recipes:
-        raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
-    check_logs(spec.log)
+    _check_asked(spec)
     run = RunFolder(spec.out)
     run.check_place("study")
     folder = resolve(spec.model)
@@ -245,6 +251,19 @@ def prepare_study(
         study = Study(spec, folder, start, resolved, sets, marks, given).checked()
         run.note("options", as_json(spec))
         yield study
+
+
+def _check_asked(spec: StudySpec) -> None:
+    """Refuse options that do not go together, and logs that cannot be written."""
+    spec.options.check()
+    if registry.INFERENCE_ENGINES.entry(spec.options.engine).served:
+        raise UserError(
+            f"--eval-engine {spec.options.engine}: a study measures models that it trains here; use"
+            " hf or vllm."
+        )
+    if not spec.recipes:
+        raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
+    check_logs(spec.log)
 
 
 def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> StudySets:

@@ -120,6 +120,7 @@ def run_sweep(
                     f" {failed[0].name}: {failed[0].error}; finished work is kept: give the command"
                     " again once the cause is gone."
                 )
+            prepared = {at: replace(one, complete=one.parts) for at, one in prepared.items()}
         return {folder: study.run() for folder, study in prepared.items()}
 
 
@@ -184,7 +185,11 @@ def _measured(
     for also, path in also_sets(spec).items():
         asked[also] = ["--data", str(path), "--benchmark", also, "--style", spec.options.wording]
     return [
-        Step(each, functools.partial(arguments, also, words))
+        Step(
+            each,
+            functools.partial(arguments, also, words),
+            f"measuring on {also}" if also else "measuring",
+        )
         for also, words in asked.items()
         if f"{name}/{eval_folder(also)}" not in study.complete
     ]
@@ -230,7 +235,7 @@ def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], each: int)
 
         return str(final_checkpoint(out / f"stage{len(recipe.stages)}"))
 
-    training = [] if recipe.name in study.complete else [Step(1, train)]
+    training = [] if recipe.name in study.complete else [Step(1, train, "training")]
     return [*training, *_measured(recipe.name, study, fixed, each, final)]
 
 
