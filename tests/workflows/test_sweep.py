@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from asking import spec
 from mathverse_data import rows, write_parquet
 from mathverse_rows import with_images
+from written_studies import write_studies
 
 import modgap
 from modgap.cli.main import main
@@ -327,11 +329,14 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
         spec(data, "tiny", ["kl"], out / "seed1", benchmark="synthetic", options=EvalOptions())
     ):
         refused(r"another process is writing .*seed1", seeds=(0, 1))
+    refused(r"holds a study made with --seeds 0,1: give them, or another --out")
+    shutil.rmtree(out)
     with prepare_study(
         spec(data, "tiny", ["kl"], out, benchmark="synthetic", options=EvalOptions())
     ):
         pass
     refused(r"style was 'aligned', now 'paper'", EvalOptions(style="paper"))
+    refused(r"holds a study made without --seeds: leave --seeds out", seeds=(0,))
     train, test = (json.loads((data / f"{split}.json").read_text()) for split in ("train", "test"))
     (data / "test.json").write_text(json.dumps({**test, **dict([next(iter(train.items()))])}))
     refused(r"1 test problem in train, too")
@@ -477,6 +482,20 @@ def test_options_become_the_arguments_that_give_them() -> None:
 def test_seeds_that_are_no_numbers_are_refused(given: str) -> None:
     with pytest.raises(UserError, match=f"--seeds {given}: give whole numbers"):
         parse_seeds(given)
+
+
+def test_the_report_keeps_the_seeds_of_an_earlier_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = write_studies(tmp_path, seeds=3)
+    for study in studies[:2]:
+        (study / "summary.json").write_text("{}")  # it is finished
+    monkeypatch.setattr(sweep, "run_sweep", lambda *_, **__: {studies[0]: None})
+    numbers = sweep.study(spec(tmp_path, "tiny", ["kl"], tmp_path, seeds=(0,)))
+    assert {seed for seed in range(3) if f"seed{seed}" in " ".join(numbers.runs)} == {0, 1}
+    assert numbers.seeds, "a table over both"
+    said = capsys.readouterr().err
+    assert "--seeds 1\n" in said and "not finished: --seeds 2" in said
 
 
 def test_seeds_and_a_seed_setting_exclude_each_other(tmp_path: Path) -> None:

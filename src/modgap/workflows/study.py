@@ -216,7 +216,6 @@ def prepare_study(
     answers = registry.INFERENCE_ENGINES.entry(options.engine)
     _check_asked(spec)
     run = RunFolder(spec.out)
-    run.check_place("study")
     folder = resolve(spec.model)
     check_folder(folder, trains=spec.engine)
     start = starting_model(folder, spec_training(spec))
@@ -253,8 +252,18 @@ def prepare_study(
         yield study
 
 
+def seeds_in(out: Path) -> dict[int, Path]:
+    """The studies of single training seeds in a folder, by seed."""
+    found: dict[int, Path] = {}
+    for manifest in out.glob("seed*/manifest.json"):
+        folder = manifest.parent
+        if re.fullmatch(r"-?\d+", seed := folder.name.removeprefix("seed")):
+            found[int(seed)] = folder
+    return dict(sorted(found.items()))
+
+
 def _check_asked(spec: StudySpec) -> None:
-    """Refuse options that do not go together, and logs that cannot be written."""
+    """Refuse options that do not go together, logs that cannot be written, another folder."""
     spec.options.check()
     if registry.INFERENCE_ENGINES.entry(spec.options.engine).served:
         raise UserError(
@@ -264,6 +273,13 @@ def _check_asked(spec: StudySpec) -> None:
     if not spec.recipes:
         raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
     check_logs(spec.log)
+    run = RunFolder(spec.out)
+    if (seeds := seeds_in(spec.out)) and not run.manifest_path.exists():
+        raise UserError(
+            f"--out {spec.out} holds a study made with --seeds {','.join(map(str, seeds))}: give"
+            " them, or another --out."
+        )
+    run.check_place("study")
 
 
 def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> StudySets:
