@@ -188,7 +188,14 @@ def nothing_starts(started: list[str], monkeypatch: pytest.MonkeyPatch) -> Itera
         ({"settings": (*SETTINGS, "stage2.kl_coef=1")}, r"kl/stage2 .*: kl_coef was 0\.01, now 1"),
         ({"options": replace(OPTIONS, samples=1)}, r"eval holds .*: samples was 2, now 1\."),
         ({"options": replace(OPTIONS, max_tokens=9)}, r"eval holds .*: max_tokens was 24, now 9"),
-        ({"limit": 1}, r"study holds .*: --limit was not given, now 1\."),
+        (
+            {"limit": 1},
+            r"(?=.*--limit cannot\.$)study holds .*: --limit was not given, now 1\.",
+        ),
+        (
+            {"settings": (*SETTINGS, "validation_problems=3")},
+            r"kl/stage1 holds .*: validation_problems was 2, now 3\. Give",
+        ),
     ],
 )
 def test_a_changed_setting_is_refused_before_anything_starts(

@@ -495,7 +495,7 @@ def test_the_report_keeps_the_seeds_of_an_earlier_command(
     assert {seed for seed in range(3) if f"seed{seed}" in " ".join(numbers.runs)} == {0, 1}
     assert numbers.seeds, "a table over both"
     said = capsys.readouterr().err
-    assert "--seeds 1\n" in said and "not finished: --seeds 2" in said
+    assert f"seeds of {tmp_path}: 1\n" in said and "not finished: seeds 2\n" in said
 
 
 def test_seeds_and_a_seed_setting_exclude_each_other(tmp_path: Path) -> None:

@@ -421,7 +421,8 @@ def parse_value(name: str, text: str) -> Any:
     """
     attribute = NAMES.get(name, name)
     if attribute not in _TYPES:
-        raise unknown("setting", name, [*NAMES, *STAGE_NAMES, "term1.coef"])
+        remedy = "docs/reference/settings.md has all of them."
+        raise unknown("setting", name, [*NAMES, *STAGE_NAMES, "term1.coef"], remedy)
     return typed(name, _TYPES[attribute], text)
 
 

@@ -81,9 +81,9 @@ def _finished_before(out: Path, studies: Collection[Path]) -> list[Path]:
     found = {seed: folder for seed, folder in seeds_in(out).items() if folder not in studies}
     ready = {seed: at for seed, at in found.items() if (at / "summary.json").exists()}
     if ready:
-        say(f"the report keeps what is in {out}: --seeds {','.join(map(str, ready))}")
+        say(f"the report also has the other finished seeds of {out}: {', '.join(map(str, ready))}")
     if left := found.keys() - ready.keys():
-        say(f"not in the report, since not finished: --seeds {','.join(map(str, sorted(left)))}")
+        say(f"not in the report, since not finished: seeds {', '.join(map(str, sorted(left)))}")
     return list(ready.values())
 
 
