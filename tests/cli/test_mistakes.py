@@ -74,6 +74,7 @@ MISTAKES = [
     (TRAIN.replace("new", "runs/one"), 1, "kind was 'eval', now 'train'. Give another --out"),
     (TRAIN + " --steps 3", 2, "no option --steps: give settings of a recipe as --set steps=VALUE"),
     (TRAIN + " --set stps=3", 1, "unknown setting 'stps': .* Did you mean 'steps'"),
+    (TRAIN + " --set mini_bach=3", 1, "from mini_batch, .* and [0-9]+ others. .*settings.md has"),
     (
         TRAIN + " --style papr",
         2,

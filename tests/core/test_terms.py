@@ -9,11 +9,12 @@ import pytest
 import modgap
 from modgap.core.assign import apply_settings
 from modgap.core.errors import UserError
+from modgap.core.options import TrainOptions
 from modgap.core.recipe import Recipe, Settings, Stage
 from modgap.core.registry import RECIPES
 from modgap.core.terms import Reward, Term, places_of
 from modgap.training.setup import identity
-from modgap.workflows.train import resolve_recipes
+from modgap.workflows.train import idle_settings, resolve_recipe, resolve_recipes
 
 PAPER = Term(twin="image-only", detach="rollout", estimator="k3", clamp=10, coef=0.01, rows="right")
 
@@ -99,6 +100,46 @@ def test_a_setting_of_a_term_goes_to_the_recipes_of_a_study_that_have_it() -> No
     assert found["full-text"].stages[0].all_terms == ()
     with pytest.raises(UserError, match="has no such term"):
         resolve_recipes(["no-text", "full-text"], ["term1.coef=0.2"])
+
+
+@pytest.mark.parametrize(
+    ("recipes", "settings", "words"),
+    [
+        ("full-text", "kl_coef=0.1", "no stage of full-text uses kl_coef"),
+        ("distill", "kl_coef=0.1", "uses kl_coef; the term of distill has term1.coef"),
+        ("papo", "kl_estimator=k3", "uses kl_estimator; the term of papo has term1.estimator"),
+        ("self-trace", "clip_low=0.1", "no stage of self-trace uses clip_low"),
+        ("self-trace", "max_refills=3", "no stage of self-trace uses max_refills"),
+        ("kl", "stage1.kl_coef=0.1", "stage 1 of kl does not use kl_coef; stage 2 does"),
+        ("kl", "kl_estimator=forward kl_clamp=none", "no stage of kl uses kl_clamp"),
+        ("full-text", "eval_every=0 validation_views=own", "uses validation_views"),
+        ("kl", "term1.rows=all kl_coef=0.5", "the term of kl has term1.coef"),
+        ("kl", "kl_coef=0.5 term1.rows=all", ""),
+        ("kl", "kl_coef=0.01 lr=2 reward.answer=1 term1.coef=0.01 verl.x=1", ""),
+        ("full-text kl", "kl_coef=0.1 stage2.lr=1 term1.coef=0.1", ""),
+        ("full-text no-text", "kl_coef=0.1", "no stage of full-text, no-text uses kl_coef"),
+    ],
+)
+def test_a_setting_that_nothing_uses_is_named_and_a_used_one_is_not(
+    recipes: str, settings: str, words: str
+) -> None:
+    names, given = recipes.split(), settings.split()
+    resolve_recipes(names, given)
+    said = idle_settings(names, given)
+    assert len(said) == bool(words) and all(line.endswith(words) for line in said)
+
+
+def test_two_coefficients_of_one_term_are_refused() -> None:
+    for settings in (["kl_coef=0.5", "term1.coef=0.2"], ["stage2.term1.coef=0.2", "kl_coef=0.5"]):
+        with pytest.raises(UserError, match=r"kl_coef=0\.5 and term1\.coef=0\.2 .* leave one"):
+            resolve_recipe("kl", settings)
+        with pytest.raises(UserError, match=r"stage 2 of kl"):
+            resolve_recipes(["full-text", "kl"], settings)
+    same = resolve_recipe("kl", ["kl_coef=0.5", "term1.coef=0.50", "stage1.kl_coef=1"])
+    assert same.stages[1].setting("kl_coef") == 0.5
+    resolve_recipe("distill", ["kl_coef=0.5", "term1.coef=0.2"])  # of which one is idle
+    preset = TrainOptions(preset="paper-7b")
+    assert resolve_recipe("kl", ["term1.coef=0.2"], {}, preset).stages[1].setting("kl_coef") == 0.2
 
 
 def test_the_parts_of_the_reward_and_the_policy_loss_can_be_set() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from modgap.core.recipe import Settings, Stage
 from modgap.core.terms import Term
 from modgap.models.load import tiny_folder
 from modgap.training import plan, update
+from modgap.training.dry_run import objective_lines
 from modgap.training.known_model import known_model
 from modgap.training.plan import (
     BEGINNING,
@@ -29,6 +31,7 @@ from modgap.training.plan import (
     Cost,
     Lengths,
     Machine,
+    assumed,
     branch,
     cost,
     costs,
@@ -368,17 +371,49 @@ def test_the_dry_run_lists_the_settings_that_the_objective_uses_and_no_others() 
         return {line.partition(" =")[0] for line in settings_listed(recipe)}
 
     kl, clips = {"kl_coef", "kl_estimator", "kl_clamp"}, {"clip_low", "clip_high", "dual_clip"}
-    assert kl | clips < names("kl")
+    assert clips < names("kl") and not kl & names("kl")  # with their term
     for recipe in ("full-text", "no-text", "curriculum", "distill", "reading-reward"):
         assert not kl & names(recipe) and clips < names(recipe)
-    assert not (kl | clips) & names("self-trace")  # has no policy loss
+    # It has no policy loss, and does not sample again.
+    assert not (kl | clips | {"max_refills"}) & names("self-trace")
     every = {name.replace("reward_", "reward.") for name in asdict(Settings())}
     assert every - names("full-text") == kl
 
 
-def test_the_dry_run_lists_the_kl_settings_that_its_term_has() -> None:
-    listed = settings_listed("kl", "stage2.term1.coef=0.5", "stage2.term1.clamp=none")
-    assert {"kl_coef = 0.5", "kl_clamp = none"} < listed
+@pytest.mark.parametrize(
+    ("recipe", "settings", "terms"),
+    [
+        ("kl", ["kl_coef=0.5", "kl_clamp=none"], [r" \(kl_coef, .*: twin=image-only, .*coef=0\.5"]),
+        ("distill", [], ["twin=full-text, .*picture=own$"]),  # no seed: nothing is drawn
+        ("papo", [], ["twin=image-only, .*masked, ratio=0.6, seed=0"] * 2 + ["twin=image-only"]),
+        ("mix", [], []),
+    ],
+)
+def test_the_dry_run_lists_each_term_once_with_its_twin(
+    recipe: str, settings: list[str], terms: list[str]
+) -> None:
+    lines = dry_run_lines(resolve_recipe(recipe, settings), model="some/model")
+    found = [line.strip() for line in lines if line.startswith("  term")]
+    assert len(found) == len(terms)
+    for number, (line, words) in enumerate(zip(found, terms, strict=True), start=1):
+        assert re.search(f"^term{number}.*{words}", line) and "clamp=None" not in line
+    own = replace(Term(picture="masked", ratio=0.6), estimator="nll")
+    (line,) = objective_lines(Stage(("full-text", "image-only"), terms=(own,)))
+    assert "twin=the rollout's" in line
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("full-text", r"prompts of 204 tokens \(64 of them the image\), responses"),
+        ("kl-from-base", "prompts of 204 .* twins of 164, .* 50% of groups with mixed rewards"),
+        ("distill", "prompts of 164 .* twins of 204,"),
+        ("self-trace", "prompts of 204 .* twins of 164, .* every group kept, 50% of their resp"),
+    ],
+)
+def test_the_dry_run_assumes_what_the_stage_has(recipe: str, words: str) -> None:
+    (stage,) = resolve_recipe(recipe, ()).stages
+    assert re.search(words, assumed(stage, lengths_of(stage, image=64)))
 
 
 def test_counting_needs_no_torch() -> None:
@@ -429,6 +464,8 @@ def test_a_dry_run_asks_for_no_folder_and_refuses_what_a_training_would(
 ) -> None:
     assert main(["train", "kl", "--model", "qwen2_5_vl_7b", "--dry-run", "--gpu", "H100"]) == 0
     assert "too much for 79 GiB (H100)" in capsys.readouterr().out
+    assert main(["train", "kl", "--model", "tiny", "--dry-run", "--set", "stage1.kl_coef=1"]) == 0
+    assert "warning: --set stage1.kl_coef=1 changes nothing: stage 1" in capsys.readouterr().out
     for more, status, words in (
         (["--model", "tinyy", "--dry-run"], 1, "no model 'tinyy': give 'tiny'"),
         (["--model", "tiny"], 2, "--out is missing"),

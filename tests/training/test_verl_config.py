@@ -40,7 +40,7 @@ from modgap.training.verl.cost import (
     seconds,
     update_memory,
 )
-from modgap.training.verl.plan import plan, stage_files
+from modgap.training.verl.plan import disk, plan, stage_files
 
 SEVEN = SHAPES["Qwen/Qwen2.5-VL-7B-Instruct"]
 MODEL = Model("Qwen/Qwen2.5-VL-7B-Instruct", SEVEN)
@@ -648,3 +648,18 @@ def test_mix_trains_on_two_files_and_a_view_without_a_file_is_refused(tmp_path: 
 def test_a_faulty_stage_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stage 2 \(full-text \+ contrastive KL\): .*full_vocab"):
         plan(load("kl", "kl_estimator=full_vocab"), MODEL, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["save_every=0"], "(1 checkpoint of verl's 93, the merged model 15)"),
+        (["save_every=100"], "(2 checkpoints of verl's 185, the merged model 15); verl."),
+        (["save_every=9", "verl.trainer.max_actor_ckpt_to_keep=1"], "(2 checkpoints of verl's 185"),
+    ],
+)
+def test_the_disk_of_a_stage_is_that_of_the_checkpoints_it_keeps(
+    settings: list[str], words: str
+) -> None:
+    said = str(disk(load("no-text", *settings).stages[0], SEVEN))
+    assert words in said and ("keeps the newest only" in said) == words.endswith("verl.")

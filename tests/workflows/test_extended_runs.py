@@ -172,7 +172,10 @@ def test_an_interrupted_extension_goes_on(problems: list[Problem], tmp_path: Pat
     [
         ({"samples": 1}, "samples was 2, now 1.*modgap cut"),
         ({"views": ["full-text", "text-only"]}, "views was"),
-        ({"samples": 4, "style": "paper"}, "style was 'aligned', now 'paper'"),
+        (
+            {"samples": 4, "style": "paper"},
+            "style was 'aligned', now 'paper'. Give .* or another --out: only --views, --samples",
+        ),
         (
             {"views": THREE, "identity": {"model_fingerprint": "other"}},
             "weights have changed \(--model\)",

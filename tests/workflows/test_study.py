@@ -188,7 +188,14 @@ def nothing_starts(started: list[str], monkeypatch: pytest.MonkeyPatch) -> Itera
         ({"settings": (*SETTINGS, "stage2.kl_coef=1")}, r"kl/stage2 .*: kl_coef was 0\.01, now 1"),
         ({"options": replace(OPTIONS, samples=1)}, r"eval holds .*: samples was 2, now 1\."),
         ({"options": replace(OPTIONS, max_tokens=9)}, r"eval holds .*: max_tokens was 24, now 9"),
-        ({"limit": 1}, r"study holds .*: --limit was not given, now 1\."),
+        (
+            {"limit": 1},
+            r"(?=.*--limit cannot\.$)study holds .*: --limit was not given, now 1\.",
+        ),
+        (
+            {"settings": (*SETTINGS, "validation_problems=3")},
+            r"kl/stage1 holds .*: validation_problems was 2, now 3\. Give",
+        ),
     ],
 )
 def test_a_changed_setting_is_refused_before_anything_starts(
@@ -224,14 +231,19 @@ def test_other_problems_are_refused_by_the_options_that_choose_them(
 
 @pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_finished_study_starts_nothing(copied: Path, data: Path, jobs: int) -> None:
+def test_a_finished_study_starts_nothing_and_says_so(
+    copied: Path, data: Path, jobs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (copied / "summary.json").read_bytes()
     again(copied, data, jobs=jobs)
+    said = capsys.readouterr().err
+    assert all(f"{name}: finished" in said for name in ("base", "kl", "full-text"))
+    assert "training" not in said and "measuring" not in said
     assert (copied / "summary.json").read_bytes() == before
 
 
 def test_a_process_is_started_only_for_what_is_missing(
-    copied: Path, data: Path, started: list[str]
+    copied: Path, data: Path, started: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     responses = copied / "kl" / "eval" / "responses.jsonl"
     lines = responses.read_text().splitlines(keepends=True)
@@ -239,6 +251,7 @@ def test_a_process_is_started_only_for_what_is_missing(
     shutil.rmtree(copied / "full-text" / "eval")
     again(copied, data, jobs=2)
     assert sorted(started) == [str(copied / "full-text" / "eval"), str(copied / "kl" / "eval")]
+    assert "full-text: measuring started on" in capsys.readouterr().err
     assert exactly_once(copied / "kl" / "eval", 2, TEST)
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,10 @@ import pytest
 from asking import spec
 from mathverse_data import rows, write_parquet
 from mathverse_rows import with_images
+from written_studies import write_studies
 
+import modgap
+from modgap.cli.main import main
 from modgap.core.errors import UserError
 from modgap.core.options import EvalOptions, parse_seeds
 from modgap.core.record import RunFolder
@@ -27,6 +32,7 @@ from modgap.datasets.synthetic import write_dataset
 from modgap.models.load import tiny_folder
 from modgap.workflows import jobs, sweep
 from modgap.workflows.jobs import Scheduler, Step, eval_arguments, visible_accelerators
+from modgap.workflows.problems import read_problems
 from modgap.workflows.study import prepare_study
 from modgap.workflows.sweep import _begins_as, run_sweep
 from modgap.workflows.train import resolve_recipes
@@ -270,9 +276,11 @@ def test_an_evaluation_gets_as_many_accelerators_as_it_needs(
 
 
 def test_the_base_model_is_measured_once_for_all_seeds(
-    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = commands_of(data, ran, monkeypatch, EvalOptions(), seeds=(0, 1, 2))
+    started = re.findall(r"\] (seed0 .*) started on", capsys.readouterr().err)
+    assert sorted(started) == ["seed0 base: measuring", "seed0 kl: measuring", "seed0 kl: training"]
     assert [name for name in found if "base" in name] == ["seed0/base/eval"]
     out = data.parent / "out"
     assert all(
@@ -321,16 +329,42 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
         spec(data, "tiny", ["kl"], out / "seed1", benchmark="synthetic", options=EvalOptions())
     ):
         refused(r"another process is writing .*seed1", seeds=(0, 1))
+    refused(r"holds a study made with --seeds 0,1: give them, or another --out")
+    shutil.rmtree(out)
     with prepare_study(
         spec(data, "tiny", ["kl"], out, benchmark="synthetic", options=EvalOptions())
     ):
         pass
     refused(r"style was 'aligned', now 'paper'", EvalOptions(style="paper"))
+    refused(r"holds a study made without --seeds: leave --seeds out", seeds=(0,))
     train, test = (json.loads((data / f"{split}.json").read_text()) for split in ("train", "test"))
     (data / "test.json").write_text(json.dumps({**test, **dict([next(iter(train.items()))])}))
     refused(r"1 test problem in train, too")
     (data / "train.json").unlink()
     refused(r"train\.json")
+
+
+def test_a_setting_that_nothing_uses_is_said_once_before_anything_runs(
+    data: Path, ran: list[Ran], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "warning: --set max_refills=3 changes nothing"
+    settings = ("dynamic_sampling=false", "max_refills=3", "kl_coef=1")
+    commands_of(data, ran, monkeypatch, EvalOptions(), settings=settings, seeds=(0, 1))
+    said = capsys.readouterr().err
+    assert said.count("changes nothing") == 1 and words in said  # `kl` uses kl_coef
+
+    def refused(*_: object, **__: object) -> None:
+        raise UserError("not here")
+
+    monkeypatch.setattr("modgap.workflows.train.train_resolved", refused)
+    out = data.parent / "alone"
+    with pytest.raises(UserError, match="not here"):
+        modgap.train(
+            "kl", read_problems("synthetic", data, "train"), "tiny", out, settings=settings
+        )
+    assert words in capsys.readouterr().err
+    asked = ["train", "kl", "--data", str(data), "--model", "tiny", "--out", str(out), "--set"]
+    assert main([*asked, *settings]) == 1 and words in capsys.readouterr().err
 
 
 def test_the_studies_are_held_while_their_jobs_run(
@@ -448,6 +482,20 @@ def test_options_become_the_arguments_that_give_them() -> None:
 def test_seeds_that_are_no_numbers_are_refused(given: str) -> None:
     with pytest.raises(UserError, match=f"--seeds {given}: give whole numbers"):
         parse_seeds(given)
+
+
+def test_the_report_keeps_the_seeds_of_an_earlier_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = write_studies(tmp_path, seeds=3)
+    for study in studies[:2]:
+        (study / "summary.json").write_text("{}")  # it is finished
+    monkeypatch.setattr(sweep, "run_sweep", lambda *_, **__: {studies[0]: None})
+    numbers = sweep.study(spec(tmp_path, "tiny", ["kl"], tmp_path, seeds=(0,)))
+    assert {seed for seed in range(3) if f"seed{seed}" in " ".join(numbers.runs)} == {0, 1}
+    assert numbers.seeds, "a table over both"
+    said = capsys.readouterr().err
+    assert f"seeds of {tmp_path}: 1\n" in said and "not finished: seeds 2\n" in said
 
 
 def test_seeds_and_a_seed_setting_exclude_each_other(tmp_path: Path) -> None:

@@ -244,11 +244,12 @@ def train(
         gpu: GPU that a dry run is to expect, such as H100 or 4090; the one here if not
             given, an H100 with verl.
     """
-    from modgap.core.progress import progress_bars, say
+    from modgap.core.progress import progress_bars, say, warn
     from modgap.models.folder import model_notes
     from modgap.workflows.problems import locate, read_problems, warn_about_images
     from modgap.workflows.train import (
         check_start,
+        idle_settings,
         resolve_recipe,
         starting_model,
         train_resolved,
@@ -268,7 +269,10 @@ def train(
         bars.doing(f"finding the model {options.start_from or model}")
         start = starting_model(model, options)
         folder = check_start(start, out, options)
-        plan = resolve_recipe(recipe, settings, model_notes(folder), options)
+        notes = model_notes(folder)
+        plan = resolve_recipe(recipe, settings, notes, options)
+        for line in idle_settings([recipe], settings, notes, options):
+            warn(line)
         bars.doing(f"reading {data or benchmark}")
         place = locate(benchmark, data)
         problems = read_problems(benchmark, place, "train", allow_outside=options.allow_outside)
@@ -310,6 +314,7 @@ def _print_plan(
     from modgap.workflows.train import (
         dry_notes,
         dry_run_lines,
+        idle_settings,
         other_size,
         preset_lines,
         resolve_recipe,
@@ -331,6 +336,7 @@ def _print_plan(
         notes = dry_notes(start)
         plan = resolve_recipe(recipe, settings, notes, options)
         lines = [*filter(None, [other_size(options, start)])]
+        lines += [f"warning: {line}" for line in idle_settings([recipe], settings, notes, options)]
         lines += preset_lines(recipe, plan, notes, options)
         lines += dry_run_lines(plan, options.engine, start, out or Path("OUT"), problems, gpu)
         if problems is None and "problems" in entry.plan_takes:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from modgap.core.errors import UserError
-from modgap.core.recipe import ENGINE_PREFIX, NAMES, STAGE_NAMES, Recipe, Stage, parse_value, typed
+from modgap.core.recipe import (
+    ENGINE_PREFIX,
+    NAMES,
+    OF_THE_KL,
+    STAGE_NAMES,
+    Recipe,
+    Stage,
+    parse_value,
+    typed,
+)
 from modgap.core.terms import PAPER_CLAMP, set_field
 
 _OF_TERM = re.compile(r"(?:stage(\d+)\.)?term(\d+)\.(\w+)")
+_OF_THE_TERM = {name: name.removeprefix("kl_") for name in OF_THE_KL}
+"""Setting of the paper's KL -> the value of a term that is like it."""
 
 
 def apply_settings(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
@@ -27,28 +38,112 @@ def apply_settings(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         UserError: No such key, stage or value; or the settings do not go together.
     """
     for assignment in assignments:
-        key, sign, text = assignment.partition("=")
-        key, text = key.strip(), text.strip()
-        if not sign:
-            raise UserError(f"--set {assignment}: write it as key=value.")
-        chosen = range(len(recipe.stages))
-        if key.startswith("stage") and "." in key:
-            number, _, key = key.removeprefix("stage").partition(".")
-            if not number.isdigit() or not 1 <= int(number) <= len(recipe.stages):
-                raise UserError(
-                    f"--set {assignment}: recipe {recipe.name!r} has stages 1 to"
-                    f" {len(recipe.stages)}, no {number!r}."
-                )
-            chosen = range(int(number) - 1, int(number))
-        if match := _OF_TERM.fullmatch(key):
-            chosen = _with_term(recipe, chosen, int(match[2]), assignment)
-        change = _change(key, text)
-        stages = tuple(
-            change(stage) if i in chosen else stage for i, stage in enumerate(recipe.stages)
-        )
-        recipe = replace(recipe, stages=stages)
+        recipe = _applied(recipe, assignment)
     recipe.check()
     return recipe
+
+
+def _applied(recipe: Recipe, assignment: str) -> Recipe:
+    """The recipe with one setting; whether it still works is not looked at."""
+    chosen, key, text = _read(recipe, assignment)
+    change = _change(key, text)
+    stages = tuple(change(stage) if i in chosen else stage for i, stage in enumerate(recipe.stages))
+    return replace(recipe, stages=stages)
+
+
+def _read(recipe: Recipe, assignment: str) -> tuple[Sequence[int], str, str]:
+    """The stages (from 0) that a setting is for, its key without the stage, and its value."""
+    key, sign, text = assignment.partition("=")
+    key, text = key.strip(), text.strip()
+    if not sign:
+        raise UserError(f"--set {assignment}: write it as key=value.")
+    chosen: Sequence[int] = range(len(recipe.stages))
+    if key.startswith("stage") and "." in key:
+        number, _, key = key.removeprefix("stage").partition(".")
+        if not number.isdigit() or not 1 <= int(number) <= len(recipe.stages):
+            raise UserError(
+                f"--set {assignment}: recipe {recipe.name!r} has stages 1 to"
+                f" {len(recipe.stages)}, no {number!r}."
+            )
+        chosen = range(int(number) - 1, int(number))
+    if match := _OF_TERM.fullmatch(key):
+        chosen = _with_term(recipe, chosen, int(match[2]), assignment)
+    return chosen, key, text
+
+
+def check_once(recipe: Recipe, assignments: Sequence[str]) -> None:
+    """Refuse two coefficients of one KL: `kl_coef`, and the `term1.coef` of its term.
+
+    Args:
+        recipe: Without these settings.
+        assignments: As of `apply_settings`, which they have passed.
+
+    Raises:
+        UserError: Two differ; which of them is meant is not known.
+    """
+    for i, stage in enumerate(recipe.stages):
+        number = next((n for n, term in enumerate(stage.all_terms, 1) if term.contrastive), None)
+        given = dict[str, str]()
+        for assignment in assignments:
+            chosen, key, text = _read(recipe, assignment)
+            if i in chosen:
+                given[key] = text
+        one, other = given.get("kl_coef"), given.get(f"term{number}.coef")
+        if one is not None and other is not None and float(one) != float(other):
+            raise UserError(
+                f"--set kl_coef={one} and term{number}.coef={other} are the same number of stage"
+                f" {i + 1} of {recipe.name}: leave one of them out."
+            )
+
+
+def without_effect(recipes: Sequence[tuple[Recipe, Sequence[str]]]) -> dict[str, str]:
+    """What to say of settings that no stage which they are for uses, by the setting.
+
+    Args:
+        recipes: Each without its settings, and those that it gets.
+    """
+    used = set[str]()
+    unused = dict[str, list[tuple[Recipe, Sequence[int], str]]]()
+    for recipe, assignments in recipes:
+        final = recipe
+        before: list[tuple[str, Recipe]] = []
+        for assignment in assignments:
+            before.append((assignment, final))
+            final = _applied(final, assignment)
+        for assignment, earlier in before:
+            chosen, key, _ = _read(recipe, assignment)
+            name = NAMES.get(key)
+            if name is None or any(_uses(final, earlier, i, name) for i in chosen):
+                used.add(assignment)
+            else:
+                unused.setdefault(assignment, []).append((final, chosen, key))
+    return {given: _idle(given, places) for given, places in unused.items() if given not in used}
+
+
+def _uses(final: Recipe, before: Recipe, number: int, name: str) -> bool:
+    """Whether a stage uses a setting, or its term took it over before it became another one."""
+    stage = final.stages[number]
+    taken = name in OF_THE_KL and not any(term.contrastive for term in stage.all_terms)
+    return name in stage.in_force or (taken and name in before.stages[number].in_force)
+
+
+def _idle(assignment: str, places: Sequence[tuple[Recipe, Sequence[int], str]]) -> str:
+    """That a setting changes nothing, and what it may be meant for."""
+    recipes = ", ".join(recipe.name for recipe, _, _ in places)
+    recipe, chosen, key = places[0]
+    alone = f"stage {chosen[0] + 1} of {recipes} does not use {key}"
+    some = len(chosen) < len(recipe.stages)
+    words = alone if some else f"no stage of {recipes} uses {key}"
+    if users := [n for n, stage in enumerate(recipe.stages, 1) if NAMES[key] in stage.in_force]:
+        words += f"; stage {users[0]} does"
+    like = [
+        f"the term of {recipe.name} has term{number}.{_OF_THE_TERM[key]}"
+        for recipe, chosen, _ in places
+        for i in chosen
+        for number, term in enumerate(recipe.stages[i].all_terms, start=1)
+        if key in _OF_THE_TERM and not term.contrastive
+    ]
+    return f"--set {assignment} changes nothing: {'; '.join([words, *like[:1]])}"
 
 
 def has_term(recipe: Recipe, assignment: str) -> bool:

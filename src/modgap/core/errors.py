@@ -12,6 +12,10 @@ import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LISTED = 400
+"""Most characters of a list of choices; of a longer one the likest are named."""
+_LIKEST = 8
+
 
 class UserError(ValueError):
     """Bad input: one line that names the value, the choices and the remedy.
@@ -84,9 +88,14 @@ def unknown(
     plain = {_plain(name): name for name in (*names, *near)}
     close = [plain[name] for name in get_close_matches(_plain(value), plain, n=1)]
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(names)
+    if len(listed) > _LISTED:  # the line would be cut in its middle
+        own = {_plain(name): name for name in names}
+        likest = get_close_matches(_plain(value), own, n=_LIKEST, cutoff=0)
+        some = ", ".join(own[name] for name in likest)
+        listed = f"{some} and {len(names) - _LIKEST} others"
     return UserError(
-        f"unknown {kind} {value!r}: choose from"
-        f" {', '.join(names)}.{hint}{' ' + remedy if remedy else ''}"
+        f"unknown {kind} {value!r}: choose from {listed}.{hint}{' ' + remedy if remedy else ''}"
     )
 
 

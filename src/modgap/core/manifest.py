@@ -169,8 +169,20 @@ _MEANT: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 """Kind of a run -> name of a fingerprint -> what it is of, and the options that decide it."""
 
-_PLAINER = {"data_fingerprint": "problems", "model_fingerprint": "model"}
-"""Fingerprint -> the argument that already says what is another one."""
+_DIVIDED_BY = ("validation_problems", "validation_split")
+_PLAINER: dict[str, tuple[str, ...]] = {
+    "data_fingerprint": ("problems",),
+    "model_fingerprint": ("model",),
+    "data": _DIVIDED_BY,
+    "validation": _DIVIDED_BY,
+}
+"""Fingerprint -> the arguments that already say what is another one."""
+
+
+def differing(manifest: RunManifest, now: Mapping[str, object]) -> list[str]:
+    """The names of what makes a run another one than its manifest says; see `changes`."""
+    before = identity_of(manifest)
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 def changes(
@@ -184,7 +196,7 @@ def changes(
         options: Its options, as far as they are known.
     """
     before, kind = identity_of(manifest), str(now["kind"])
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    names = differing(manifest, now)
     if "kind" in names:
         return [f"kind was {before['kind']!r}, now {kind!r}"]
     found: list[str] = []
@@ -192,7 +204,7 @@ def changes(
         if name not in (meant := _MEANT.get(kind, {})):
             flags = " (--limit, --data)" if (kind, name) == ("eval", "problems") else ""
             found.append(f"{name} was {before.get(name)!r}, now {now.get(name)!r}{flags}")
-        elif _PLAINER.get(name) not in names:
+        elif not any(cause in names for cause in _PLAINER.get(name, ())):
             found += _changed_options(*meant[name], manifest.get("options", {}), options)
     return list(dict.fromkeys(found))
 

@@ -278,12 +278,22 @@ class Stage:
 
     @property
     def in_force(self) -> dict[str, Any]:
-        """Its settings by attribute, without those of a loss that its objective does not have."""
+        """Its settings by attribute, without those that nothing in it uses.
+
+        These are those of a loss that its objective does not have, or of what is turned off.
+        """
         unused: list[str] = []
-        if not any(term.contrastive for term in self.all_terms):
+        kl = next((term for term in self.all_terms if term.contrastive), None)
+        if kl is None:
             unused += OF_THE_KL
+        elif kl.estimator != "k3":
+            unused.append("kl_clamp")
         if not self.policy_loss:
             unused += _OF_THE_POLICY_LOSS
+        if not self.settings.dynamic_sampling:
+            unused.append("max_refills")
+        if not self.validates:
+            unused.append("validation_views")
         names = (field.name for field in fields(self.settings))
         return {name: self.setting(name) for name in names if name not in unused}
 
@@ -411,7 +421,8 @@ def parse_value(name: str, text: str) -> Any:
     """
     attribute = NAMES.get(name, name)
     if attribute not in _TYPES:
-        raise unknown("setting", name, [*NAMES, *STAGE_NAMES, "term1.coef"])
+        remedy = "docs/reference/settings.md has all of them."
+        raise unknown("setting", name, [*NAMES, *STAGE_NAMES, "term1.coef"], remedy)
     return typed(name, _TYPES[attribute], text)
 
 

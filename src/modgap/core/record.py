@@ -23,7 +23,16 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +48,7 @@ from modgap.core.manifest import (
     PROBLEMS_DIGEST,
     RunManifest,
     changes,
+    differing,
     image_folders,
     image_root,
     mark_of,
@@ -65,7 +75,8 @@ from modgap.core.rows import (
 )
 
 _EARLIER = ("created", "versions", "git", "given", "resolved", "fingerprints")
-_MORE = "more --views, --samples or --limit to extend it (`modgap cut` makes a run of fewer), "
+_GROWS = frozenset({"views", "samples", "problems", "data_fingerprint"})
+"""The arguments of an evaluation that can be given more of."""
 
 
 class RunFolder:
@@ -168,8 +179,7 @@ class RunFolder:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise UserError(
             f"{self.path} holds a run with other arguments: {'; '.join(differences[:3])}{more}. "
-            f"Give the same arguments to resume it, {_MORE if kind == 'eval' else ''}or"
-            " another --out."
+            + _remedy(kind, differing(before, new), differences)
         )
 
     def extend(
@@ -508,3 +518,22 @@ class RunFolder:
     def write_summary(self, summary: BaseModel) -> None:
         """Replace summary.json; `analysis.results` defines its content, and reads it."""
         write_json(self._file("summary.json"), summary.model_dump(mode="json"))
+
+
+def _remedy(kind: str, names: Collection[str], differences: Collection[str]) -> str:
+    """What to give instead of arguments that a folder's run does not have.
+
+    Args:
+        kind: Of the run.
+        names: Of what differs.
+        differences: The same in words.
+    """
+    same, other = "Give the same arguments to resume it,", "or another --out"
+    if kind == "eval" and _GROWS.issuperset(names):
+        more = "more --views, --samples or --limit to extend it (`modgap cut` makes a run of fewer)"
+        return f"{same} {more}, {other}."
+    if kind == "eval":
+        return f"{same} {other}: only --views, --samples and --limit extend a run."
+    if kind == "study" and any(words.startswith("--limit was") for words in differences):
+        return f"{same} {other}: --samples and --controls extend a study, --limit cannot."
+    return f"{same} {other}."

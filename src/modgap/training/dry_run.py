@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from modgap.core.recipe import Recipe, Stage
+from modgap.core.recipe import OF_THE_KL, Recipe, Stage
 from modgap.training.shape import SHAPED
 
 
@@ -111,9 +111,15 @@ def objective_lines(stage: Stage) -> list[str]:
     if not stage.reward.plain:
         lines += [f"reward.{k} = {v:g}" for k, v in asdict(stage.reward).items()]
     for number, term in enumerate(stage.all_terms, start=1):
-        values = asdict(term).items()
-        said = [f"{key}={value}" for key, value in values if value not in (None, "")]
-        lines.append(f"term{number}: {', '.join(said)}")
+        values = asdict(term)
+        if not term.twin:
+            rolled = (term.rollout,) if term.rollout else stage.views
+            values["twin"] = rolled[0] if len(rolled) == 1 else "the rollout's"
+        if term.ratio is None:
+            del values["seed"]  # nothing is drawn
+        said = [f"{key}={value}" for key, value in values.items() if value not in (None, "")]
+        name = f"term{number} ({', '.join(OF_THE_KL)})" if term.contrastive else f"term{number}"
+        lines.append(f"{name}: {', '.join(said)}")
     return lines
 
 

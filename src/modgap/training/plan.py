@@ -20,7 +20,7 @@ from typing import Any
 
 from modgap.core.errors import UserError
 from modgap.core.problem import Problem
-from modgap.core.recipe import Recipe, Settings, Stage
+from modgap.core.recipe import OF_THE_KL, Recipe, Settings, Stage
 from modgap.core.terms import places_of
 from modgap.core.text import counted
 from modgap.core.view import get_view
@@ -655,11 +655,9 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
             Amount("memory", {name: value / GIB for name, value in c.memory.items()}, "GiB"),
             Amount("time a step", c.seconds, "s", remark),
         ),
-        f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of"
-        f" {lengths.twin}, responses of {lengths.response:.0f} ({guess}), {lengths.mixed:.0%} of"
-        f" groups with mixed rewards, {lengths.right:.0%} of their responses right; {machine.name}:"
-        f" {machine.flops:.2g} FLOP/s, of which training reaches {machine.reach:.0%} and sampling"
-        f" {machine.decode_reach:.0%}, and {machine.bandwidth:.2g} bytes/s"
+        f"{assumed(stage, lengths, guess)}; {machine.name}: {machine.flops:.2g} FLOP/s, of which"
+        f" training reaches {machine.reach:.0%} and sampling {machine.decode_reach:.0%}, and"
+        f" {machine.bandwidth:.2g} bytes/s"
         + (
             f"; layers with an adapter take {_ADAPTED:g} times as long"
             if _adapted(s, machine)
@@ -667,6 +665,26 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cos
         ),
         tuple(_notes(stage, shape, lengths, machine, c)),
     )
+
+
+def assumed(stage: Stage, lengths: Lengths, guess: str = "") -> str:
+    """The lengths and shares that an estimate assumes, for a reader.
+
+    Args:
+        stage: The stage.
+        lengths: Its expected lengths.
+        guess: Where the length of a response is from.
+    """
+    twins = dict.fromkeys(str(work.tokens) for work in twin_works(stage, lengths))
+    groups = f"{lengths.mixed:.0%} of groups with mixed rewards"
+    parts = [
+        f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image)",
+        f"twins of {' and '.join(twins)}" if twins else "",
+        f"responses of {lengths.response:.0f}{guess and f' ({guess})'}",
+        groups if stage.settings.dynamic_sampling else "every group kept",
+        f"{lengths.right:.0%} of their responses right",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _notes(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine, c: Cost) -> list[str]:
@@ -743,6 +761,7 @@ def dry_run(
         settings = [
             f"{name.replace('reward_', 'reward.')} = {value}"
             for name, value in stage.in_force.items()
+            if name not in OF_THE_KL  # they are with their term
         ]
         expected = None
         if known.shape is not None and machine is not None:

@@ -125,10 +125,12 @@ class Step:
     Attributes:
         accelerators: How many it takes, where there are any.
         arguments: Makes them, when the step before is done.
+        name: Which part of the job it is, for a reader.
     """
 
     accelerators: int
     arguments: Callable[[], list[str]]
+    name: str = ""
 
 
 @dataclass(eq=False)
@@ -273,7 +275,8 @@ class Scheduler:
         job.devices = devices
         for device in devices:
             self._load[device] += 1
-        say(f"{job.name}: started on {_named(devices)} (log: {job.log})", self._started)
+        what = f"{step.name} started" if step.name else "started"
+        say(f"{job.name}: {what} on {_named(devices)} (log: {job.log})", self._started)
 
     def _usable(self, job: Job) -> list[str]:
         """The accelerators for a job: not those on which it failed, nor those that do not work."""

@@ -20,7 +20,7 @@ from modgap.core.errors import UserError
 from modgap.core.json_files import write_json
 from modgap.core.options import EvalOptions, StudySpec, TrainOptions, as_json
 from modgap.core.problem import Problem
-from modgap.core.progress import Bars, progress_bars, say
+from modgap.core.progress import Bars, progress_bars, say, warn
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder
 from modgap.core.text import counted
@@ -42,6 +42,7 @@ from modgap.workflows.train import (
     check_logs,
     check_training_data,
     divided,
+    idle_settings,
     resolve_recipes,
     starting_model,
     train_resolved,
@@ -101,6 +102,18 @@ class Study:
     def measured_on(self) -> dict[str, list[Problem]]:
         """The problems of each evaluation of a model, the study's own under an empty name."""
         return {"": self.sets.test, **self.sets.also}
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """All that there is to do, by its folder, as in `complete`."""
+        folders = list(map(eval_folder, self.measured_on))
+        return frozenset(
+            [*self.recipes, *(f"{name}/{at}" for name in ("base", *self.recipes) for at in folders)]
+        )
+
+    def measured(self, name: str) -> bool:
+        """Whether every evaluation of a recipe, or of the base model, was complete at the start."""
+        return all(part in self.complete for part in self.parts if part.startswith(f"{name}/"))
 
     def options_for(self, name: str, also: str = "") -> EvalOptions:
         """How a recipe is evaluated.
@@ -162,18 +175,20 @@ class Study:
         with progress_bars() as bars:
             counts = [counted(len(self.sets.test), "problem")]
             counts += [f"{len(problems)} of {name}" for name, problems in self.sets.also.items()]
-            say(f"measuring {spec.model} on {' and '.join(counts)}", started)
+            measuring = f"measuring {spec.model} on {' and '.join(counts)}"
+            say("base: finished" if self.measured("base") else measuring, started)
             self.measure("base", self.folder, bars)
             for name, recipe in self.recipes.items():
                 share_stages(out, recipe, self.recipes)
                 stages = " -> ".join(stage.title for stage in recipe.stages)
                 count = len(divided(recipe, self.sets.trained_on)[0])
-                say(f"training {name} on {counted(count, 'problem')}: {stages}", started)
+                if name not in self.complete:
+                    say(f"training {name} on {counted(count, 'problem')}: {stages}", started)
                 trained = train_resolved(
                     recipe, self.sets.trained_on, self.start, out / name, options=self.training,
                     given=given, progress=bars,
                 )  # fmt: skip
-                say(f"measuring {name}", started)
+                say(f"{name}: finished" if self.measured(name) else f"measuring {name}", started)
                 self.measure(name, trained.final, bars)
             say("writing the report", started)
             numbers = build_report([out, *spec.reference], out / "report.html")
@@ -197,30 +212,22 @@ def prepare_study(
 
     options = replace(spec.options, style=wording(spec_training(spec)))
     spec = replace(spec, options=options)
-    options.check()
     trains = registry.TRAINING_ENGINES.entry(spec.engine)
     answers = registry.INFERENCE_ENGINES.entry(options.engine)
-    if answers.served:
-        raise UserError(
-            f"--eval-engine {options.engine}: a study measures models that it trains here; use hf"
-            " or vllm."
-        )
-    if not spec.recipes:
-        raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
-    check_logs(spec.log)
+    _check_asked(spec)
     run = RunFolder(spec.out)
-    run.check_place("study")
     folder = resolve(spec.model)
     check_folder(folder, trains=spec.engine)
     start = starting_model(folder, spec_training(spec))
-    resolved = resolve_recipes(
-        spec.recipes, spec.settings, model_notes(resolve(start)), spec_training(spec)
-    )
+    notes, training = model_notes(resolve(start)), spec_training(spec)
+    resolved = resolve_recipes(spec.recipes, spec.settings, notes, training)
     for recipe in resolved.values():
         check_engine(recipe, spec.engine)
     sets = like.sets if like else _read_sets(spec, resolved.values())
     _check_references(spec.reference)
     if like is None:
+        for line in idle_settings(spec.recipes, spec.settings, notes, training):
+            warn(line)
         warn_about_images([*sets.train, *sets.test])
         for problems in sets.also.values():
             warn_about_images(problems, parse_views(default_views(problems)))
@@ -243,6 +250,36 @@ def prepare_study(
         study = Study(spec, folder, start, resolved, sets, marks, given).checked()
         run.note("options", as_json(spec))
         yield study
+
+
+def seeds_in(out: Path) -> dict[int, Path]:
+    """The studies of single training seeds in a folder, by seed."""
+    found: dict[int, Path] = {}
+    for manifest in out.glob("seed*/manifest.json"):
+        folder = manifest.parent
+        if re.fullmatch(r"-?\d+", seed := folder.name.removeprefix("seed")):
+            found[int(seed)] = folder
+    return dict(sorted(found.items()))
+
+
+def _check_asked(spec: StudySpec) -> None:
+    """Refuse options that do not go together, logs that cannot be written, another folder."""
+    spec.options.check()
+    if registry.INFERENCE_ENGINES.entry(spec.options.engine).served:
+        raise UserError(
+            f"--eval-engine {spec.options.engine}: a study measures models that it trains here; use"
+            " hf or vllm."
+        )
+    if not spec.recipes:
+        raise UserError(f"no recipe given: choose from {', '.join(registry.RECIPES)}.")
+    check_logs(spec.log)
+    run = RunFolder(spec.out)
+    if (seeds := seeds_in(spec.out)) and not run.manifest_path.exists():
+        raise UserError(
+            f"--out {spec.out} holds a study made with --seeds {','.join(map(str, seeds))}: give"
+            " them, or another --out."
+        )
+    run.check_place("study")
 
 
 def _read_sets(spec: StudySpec, recipes: Collection[Recipe]) -> StudySets:

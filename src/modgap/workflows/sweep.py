@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from modgap.core import registry
 from modgap.core.errors import UserError
 from modgap.core.json_files import write_json
 from modgap.core.options import StudySpec
+from modgap.core.progress import say
 from modgap.core.recipe import Recipe
 from modgap.core.record import RunFolder
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
@@ -37,6 +38,7 @@ from modgap.workflows.study import (
     eval_folder,
     prepare_study,
     run_study,
+    seeds_in,
     share_stages,
     spec_training,
 )
@@ -65,13 +67,24 @@ def study(spec: StudySpec, *, given: Mapping[str, object] | None = None) -> Repo
     if spec.seeds is None and spec.jobs == 1:
         return run_study(spec, given=given)
     studies = run_sweep(spec, given=given)
-    numbers = (
-        studies[spec.out]
-        if spec.out in studies
-        else build_report([*studies, *spec.reference], spec.out / "report.html")
-    )
+    if spec.out in studies:
+        numbers = studies[spec.out]
+    else:
+        every = [*studies, *_finished_before(spec.out, studies), *spec.reference]
+        numbers = build_report(every, spec.out / "report.html")
     write_json(spec.out / "summary.json", numbers.model_dump(mode="json"))
     return numbers
+
+
+def _finished_before(out: Path, studies: Collection[Path]) -> list[Path]:
+    """The studies of other seeds in the folder, which its report keeps; others are named."""
+    found = {seed: folder for seed, folder in seeds_in(out).items() if folder not in studies}
+    ready = {seed: at for seed, at in found.items() if (at / "summary.json").exists()}
+    if ready:
+        say(f"the report also has the other finished seeds of {out}: {', '.join(map(str, ready))}")
+    if left := found.keys() - ready.keys():
+        say(f"not in the report, since not finished: seeds {', '.join(map(str, sorted(left)))}")
+    return list(ready.values())
 
 
 def run_sweep(
@@ -94,8 +107,14 @@ def run_sweep(
     spec.options.check()
     if spec.seeds == ():
         raise UserError("--seeds '': give whole numbers, comma-separated, such as 0,1,2.")
-    if spec.seeds is not None and not any(spec.out.glob("seed*/manifest.json")):
-        RunFolder(spec.out).check_place("study")
+    if spec.seeds is not None and not seeds_in(spec.out):
+        run = RunFolder(spec.out)
+        run.check_place("study")
+        if run.manifest_path.exists():
+            raise UserError(
+                f"--out {spec.out} holds a study made without --seeds: leave --seeds out, or give"
+                " another --out."
+            )
     if spec.jobs < 1:
         raise UserError(f"--jobs {spec.jobs}: must be at least 1.")
     if spec.jobs > 1 and registry.TRAINING_ENGINES.entry(spec.engine).exclusive:
@@ -120,6 +139,7 @@ def run_sweep(
                     f" {failed[0].name}: {failed[0].error}; finished work is kept: give the command"
                     " again once the cause is gone."
                 )
+            prepared = {at: replace(one, complete=one.parts) for at, one in prepared.items()}
         return {folder: study.run() for folder, study in prepared.items()}
 
 
@@ -184,7 +204,11 @@ def _measured(
     for also, path in also_sets(spec).items():
         asked[also] = ["--data", str(path), "--benchmark", also, "--style", spec.options.wording]
     return [
-        Step(each, functools.partial(arguments, also, words))
+        Step(
+            each,
+            functools.partial(arguments, also, words),
+            f"measuring on {also}" if also else "measuring",
+        )
         for also, words in asked.items()
         if f"{name}/{eval_folder(also)}" not in study.complete
     ]
@@ -230,7 +254,7 @@ def _recipe_steps(recipe: Recipe, study: Study, fixed: Sequence[str], each: int)
 
         return str(final_checkpoint(out / f"stage{len(recipe.stages)}"))
 
-    training = [] if recipe.name in study.complete else [Step(1, train)]
+    training = [] if recipe.name in study.complete else [Step(1, train, "training")]
     return [*training, *_measured(recipe.name, study, fixed, each, final)]
 
 

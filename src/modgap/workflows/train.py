@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modgap.core import registry
-from modgap.core.assign import apply_settings, has_term
+from modgap.core.assign import apply_settings, check_once, has_term, without_effect
 from modgap.core.errors import UserError, raised
 from modgap.core.installation import require, require_training
 from modgap.core.options import TrainOptions, as_json
 from modgap.core.problem import Problem, check_texts
-from modgap.core.progress import SILENT, Bars, doing, say
+from modgap.core.progress import SILENT, Bars, doing, say, warn
 from modgap.core.prompt import Style, check_style
 from modgap.core.recipe import Recipe, Settings, Stage, with_defaults
 from modgap.core.record import RunFolder
@@ -87,10 +87,20 @@ def resolve_recipe(
 
     They are the paper's, then the model's own defaults, then the preset's, then the user's.
     """
+    plain, preset = _without_settings(recipe, notes, options)
+    given = list(settings)
+    resolved = apply_settings(plain, [*preset, *given])
+    check_once(plain, given)
+    return resolved
+
+
+def _without_settings(
+    recipe: str | Recipe, notes: Mapping[str, Any] | None, options: TrainOptions | None
+) -> tuple[Recipe, list[str]]:
+    """A recipe with the model's own defaults, and what the preset sets."""
     found = find_recipe(recipe) if isinstance(recipe, str) else recipe
     preset = [value.assignment for value in preset_values(found, options or TrainOptions())]
-    defaults = with_defaults(found, (notes or {}).get("training", {}))
-    return apply_settings(defaults, [*preset, *settings])
+    return with_defaults(found, (notes or {}).get("training", {})), preset
 
 
 def preset_values(recipe: Recipe, options: TrainOptions) -> list[Value]:
@@ -139,10 +149,30 @@ def resolve_recipes(
         if not has_term(longest, setting) and any(has_term(r, setting) for r in plain.values()):
             of_others.add(setting)
     apply_settings(longest, [setting for setting in settings if setting not in of_others])
-    return {
-        name: apply_settings(recipe, settings_for(recipe, plain, settings))
-        for name, recipe in plain.items()
-    }
+    resolved: dict[str, Recipe] = {}
+    for name, recipe in plain.items():
+        own = settings_for(recipe, plain, settings)
+        resolved[name] = apply_settings(recipe, own)
+        check_once(recipe, own)
+    return resolved
+
+
+def idle_settings(
+    recipes: Iterable[str | Recipe],
+    settings: Sequence[str],
+    notes: Mapping[str, Any] | None = None,
+    options: TrainOptions | None = None,
+) -> list[str]:
+    """What to say of settings that change nothing in any of the recipes, a line each.
+
+    All of them have been resolved with these settings.
+    """
+    found = [_without_settings(recipe, notes, options) for recipe in recipes]
+    plain = {recipe.name: recipe for recipe, _ in found}
+    said = without_effect(
+        [(recipe, [*preset, *settings_for(recipe, plain, settings)]) for recipe, preset in found]
+    )
+    return [said[setting] for setting in dict.fromkeys(settings) if setting in said]
 
 
 def settings_for(
@@ -260,12 +290,16 @@ def train(
     """
     from modgap.models.load import resolve
 
-    assignments = settings or ()
-    if isinstance(assignments, Mapping):
-        assignments = [f"{key}={value}" for key, value in assignments.items()]
+    given_settings = settings or ()
+    if isinstance(given_settings, Mapping):
+        given_settings = [f"{key}={value}" for key, value in given_settings.items()]
+    assignments = list(given_settings)
     options = options or TrainOptions()
     start = starting_model(model, options)
-    plan = resolve_recipe(recipe, assignments, model_notes(resolve(start)), options)
+    notes = model_notes(resolve(start))
+    plan = resolve_recipe(recipe, assignments, notes, options)
+    for line in idle_settings([recipe], assignments, notes, options):
+        warn(line)
     warn_about_images(problems)
     if noted := other_size(options, str(start)):
         say(noted)

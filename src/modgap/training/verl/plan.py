@@ -30,6 +30,7 @@ from modgap.training.known_model import known_model
 from modgap.training.plan import (
     Lengths,
     Machine,
+    assumed,
     duration,
     gpu_asked,
     lengths_of,
@@ -215,10 +216,10 @@ def disk(stage: Stage, shape: Shape) -> Amount:
     if kept.isdecimal():  # an older one goes when a new one is complete
         saved = min(saved, int(kept) + 1)
     parts = {
-        f"verl's checkpoints, {saved} of {each:.0f}": saved * each,
+        f"{counted(saved, 'checkpoint')} of verl's": saved * each,
         "the merged model": 2.0 * shape.parameters / GIB,
     }
-    more = "" if kept else f"; verl.{KEPT}=1 keeps the newest only"
+    more = "" if kept or saved == 1 else f"; verl.{KEPT}=1 keeps the newest only"
     return Amount("disk of the stage", parts, "GiB", more)
 
 
@@ -277,9 +278,7 @@ def costs(stage: Stage, shape: Shape, lengths: Lengths, spread: Layout, machine:
         f"a step, expected: {counted(rows, 'response')} trained on, {tokens:,.0f} tokens of prompts"
         " and responses (a prompt counted for each of its responses)",
         amounts,
-        f"prompts of {lengths.prompt} tokens ({lengths.image} of them the image), twins of"
-        f" {lengths.twin}, responses of {lengths.response:.0f}, {lengths.mixed:.0%} of groups with"
-        f" mixed rewards, {lengths.right:.0%} of their responses right; {machine.name}. Measured on"
+        f"{assumed(stage, lengths)}; {machine.name}. Measured on"
         " one and two H200s (docs/engines/verl.md); other GPUs and more of them are extrapolated",
         tuple(found),
     )
