@@ -231,6 +231,16 @@ def test_other_problems_are_refused_by_the_options_that_choose_them(
 
 @pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize("jobs", [1, 2])
+def test_an_evaluation_without_its_manifest_is_refused_before_anything_starts(
+    copied: Path, data: Path, jobs: int
+) -> None:
+    (copied / "full-text" / "eval" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"full-text/eval has lost its manifest\.json: it holds"):
+        again(copied, data, jobs=jobs)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_finished_study_starts_nothing_and_says_so(
     copied: Path, data: Path, jobs: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

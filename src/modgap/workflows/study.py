@@ -161,8 +161,11 @@ class Study:
         for name, model in models.items():
             for also, problems in self.measured_on.items():
                 part = f"{name}/{eval_folder(also)}"
+                place = RunFolder(out / part)
+                if place.path.exists():
+                    place.check_place("eval")
                 # Of one that was not begun, the options depend on the base model's.
-                begun = (out / part / "manifest.json").exists()
+                begun = place.manifest_path.exists()
                 if begun and is_measured(problems, model, out / part, self.options_for(name, also)):
                     complete.add(part)
         return replace(self, complete=frozenset(complete))
