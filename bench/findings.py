@@ -46,9 +46,9 @@ from findings_parts import (
     Study,
     done,
     dose_name,
-    further,
     miniature,
     swap_name,
+    whole,
 )
 
 from modgap.analysis.cells import SeedRun, Sweep, Variant, read_cells, write_cells
@@ -154,25 +154,6 @@ def known(job: Job) -> list[Sweep]:
     return gather_sweeps(found)
 
 
-def whole(sweep: Sweep, studies: Sequence[Study]) -> Sweep:
-    """Cells without the recipes whose swaps and steps between are not all there.
-
-    They are measured on the recipe's checkpoint, which another machine does not have, and a second
-    training is not the same to the bit.
-    """
-    (study,) = (study for study in studies if MODEL_OF[study.benchmark] == sweep.model)
-    if not study.swaps:
-        return sweep
-    there = done([sweep], study)
-    kept: list[Variant] = []
-    for variant in sweep.recipes:
-        recipe = variant.recipe.partition(": ")[0]
-        needed = further((recipe,))
-        runs = [run for run in variant.runs if {(name, run.seed) for name in needed} <= there]
-        kept += [replace(variant, runs=runs)] if runs else []
-    return replace(sweep, recipes=kept)
-
-
 def write_known(job: Job) -> list[Sweep]:
     """OUT/partN.json from all that is known; returns it."""
     sweeps = known(job)
@@ -270,19 +251,23 @@ def link_stages(job: Job, study: Study, seed: int, recipes: Sequence[str]) -> No
     ]
     for recipe in recipes:
         chain = mine / recipe
-        for number, begins in enumerate(BEGINS.get(recipe, ()), start=1):
-            _link(chain / f"stage{number}", mine / begins / f"stage{number}")
+        begins = BEGINS.get(recipe, ())
+        for number, other in enumerate(begins, start=1):
+            _link(chain, mine / other, number)
         for theirs in (folder / recipe for folder in same):
-            for stage in sorted(theirs.glob("stage*")):
-                before = [f"stage{n}" for n in range(1, int(stage.name.removeprefix("stage")))]
-                # A stage belongs to the weights that it began with.
-                if all((chain / name).resolve() == (theirs / name).resolve() for name in before):
-                    _link(chain / stage.name, stage)
+            for number in range(len(begins) + 1, len(list(theirs.glob("stage*"))) + 1):
+                _link(chain, theirs, number)
 
 
-def _link(mine: Path, theirs: Path) -> None:
-    """Let a stage be another one, if that is finished and this has not begun."""
-    if (theirs / "result.json").exists() and not mine.exists():
+def _link(chain: Path, other: Path, number: int) -> None:
+    """Let a recipe's stage be another one's, if that is finished and this has not begun.
+
+    A stage belongs to the weights that it began with, so the stages before must be the same.
+    """
+    mine, theirs = (folder / f"stage{number}" for folder in (chain, other))
+    before = [f"stage{n}" for n in range(1, number)]
+    same = all((chain / name).resolve() == (other / name).resolve() for name in before)
+    if same and (theirs / "result.json").exists() and not mine.exists():
         mine.parent.mkdir(parents=True, exist_ok=True)
         mine.unlink(missing_ok=True)
         mine.symlink_to(os.path.relpath(theirs, mine.parent), target_is_directory=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from findings_answers import INTRODUCTIONS, answer
-from findings_parts import DOSES, FIRST, PLAN, SEEDS, Done, done, dose_name
+from findings_parts import DOSES, FIRST, PLAN, SEEDS, Done, done, dose_name, whole
 from findings_tests import (
     GAP,
     IMAGE,
@@ -97,7 +97,7 @@ def write_page(cells: Path, out: Path) -> None:
     if any(details):
         parts += ["## All numbers\n", _OF_REPORTS, *filter(None, details), f"{READING}\n"]
     page = "\n".join(parts)
-    for figure in (out / "figures").glob("*.svg"):
+    for figure in (out / "figures").glob("question*.svg"):
         if f"figures/{figure.name}" not in page:
             figure.unlink()
     write_text(out / "index.md", page)
@@ -111,7 +111,7 @@ def _unfinished(question: str, cells: Path) -> str:
     wanted: list[tuple[tuple[str, int], Done]] = []
     for part in (question, "1") if question in _BORROWS else (question,):
         file = cells / f"part{part}.json"
-        sweeps = read_cells(file) if file.exists() else []
+        sweeps = [whole(s, PLAN[part]) for s in read_cells(file)] if file.exists() else []
         wanted += [(run, done(sweeps, study)) for study in PLAN[part] for run in study.wanted()]
     there = sum(run in finished for run, finished in wanted)
     if there == len(wanted):
@@ -125,6 +125,8 @@ def _question(name: str, results: Sequence[Tested], book: Book | None, out: Path
     there = [result for result in results if result.found is not None]
     if not there or book is None:
         return f"{head}\nNot run yet.\n"
+    if due := _due(results):
+        return f"{head}\n{due}\n"
     figure = out / "figures" / f"question{name}.svg"
     extra = {"1": _parts, "2": _doses, "5": _levels}.get(name)
     _draw(there, figure, extra, book)
@@ -133,8 +135,6 @@ def _question(name: str, results: Sequence[Tested], book: Book | None, out: Path
     if name in INTRODUCTIONS:
         words.append(f"{INTRODUCTIONS[name]}\n")
     words.append(f"{_verdicts(results)}\n")
-    if due := _due(results):
-        words.append(f"{due}\n")
     words.append(_claims_table(results).markdown())
     if name == "1":
         words.append(t.as_markdown([_causal_table(book)]))
@@ -161,18 +161,18 @@ def _verdict(result: Tested) -> str:
 
 
 def _due(results: Sequence[Tested]) -> str:
-    """The comparisons whose further seeds the plan demands and that have none yet."""
-    numbers = [
-        str(number)
-        for number, result in enumerate(results, start=1)
-        if result.found and result.found.sd and result.found.sd > SPREAD
-        and len(result.found.seeds) <= len(SEEDS)
-    ]  # fmt: skip
+    """The comparisons that lack further seeds which the plan demands: no answer before these."""
+    numbers: list[str] = []
+    for number, result in enumerate(results, start=1):
+        of_seed = result.found.seeds if result.found else ()
+        first = of_seed[: len(SEEDS)]
+        if len(first) > 1 and np.std(first, ddof=1) > SPREAD and len(of_seed) < 2 * len(SEEDS):
+            numbers.append(str(number))
     if not numbers:
         return ""
     return (
-        f"The seeds spread by more than {SPREAD:g} points in {', '.join(numbers)}: by the plan, the"
-        " arms of these get five further seeds, which are not there yet."
+        f"Not complete: the seeds spread by more than {SPREAD:g} points in {', '.join(numbers)},"
+        " and the arms of these lack the five further seeds of the plan. No answer before these."
     )
 
 

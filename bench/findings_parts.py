@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from modgap.analysis.cells import Sweep
+from modgap.analysis.cells import Sweep, Variant
 
 HERE = Path(__file__).resolve().parent
 CELLS = HERE.parent / "docs" / "experiments" / "findings"
@@ -101,6 +101,25 @@ def further(recipes: tuple[str, ...]) -> list[str]:
     """The evaluations of one seed that no recipe has: swaps and steps between."""
     swaps = [swap_name(r, parts) for r in SWAPPED if r in recipes for parts in MIXED]
     return swaps + [dose_name(r, n) for r, at in DOSES.items() if r in recipes for n in at]
+
+
+def whole(sweep: Sweep, studies: Sequence[Study]) -> Sweep:
+    """Cells without the recipes whose swaps and steps between are not all there.
+
+    They are measured on the recipe's checkpoint, which another machine does not have, and a second
+    training is not the same to the bit.
+    """
+    study = next((one for one in studies if MODEL_OF[one.benchmark] == sweep.model), None)
+    if study is None or not study.swaps:
+        return sweep
+    there = done([sweep], study)
+    kept: list[Variant] = []
+    for variant in sweep.recipes:
+        recipe = variant.recipe.partition(": ")[0]
+        needed = further((recipe,))
+        runs = [run for run in variant.runs if {(name, run.seed) for name in needed} <= there]
+        kept += [replace(variant, runs=runs)] if runs else []
+    return replace(sweep, recipes=kept)
 
 
 def swap_name(recipe: str, parts: tuple[str, ...]) -> str:

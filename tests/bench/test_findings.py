@@ -15,6 +15,7 @@ sys.path.insert(0, str(BENCH))
 
 import findings  # noqa: E402
 import findings_arms  # noqa: E402
+import findings_page  # noqa: E402
 import findings_parts as plan  # noqa: E402
 from findings_answers import answer  # noqa: E402
 from findings_page import write_page  # noqa: E402
@@ -256,10 +257,15 @@ def test_testbeds_that_agree_and_that_do_not(order: int, sign: int) -> None:
     assert found.p_value == pytest.approx(1 / 720, abs=0.02) if sign > 0 else found.p_value > 0.95
 
 
-def test_the_page_is_made_of_cells_alone(tmp_path: Path) -> None:
+def test_the_page_is_made_of_cells_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = {name: {IMAGE: 0.3} if name == TEXT else {} for name in plan.PLAN["1"][0].recipes}
     write_cells([sweep_of({"base": {}, **recipes}, seeds=5)], tmp_path / "part1.json")
     write_cells([sweep_of({"base": {}, "redundancy-25": {}})], tmp_path / "part5.json")
+    monkeypatch.setattr(findings_page, "SPREAD", 0.0)
+    write_page(tmp_path, tmp_path / "out")
+    page = (tmp_path / "out" / "index.md").read_text()
+    assert "lack the five further seeds of the plan" in page and "question1" not in page
+    monkeypatch.setattr(findings_page, "SPREAD", 99.0)
     write_page(tmp_path, tmp_path / "out")
     page = (tmp_path / "out" / "index.md").read_text()
     assert page.index("What this cannot say") < page.index("## 1.") < page.index("## All numbers")

@@ -72,7 +72,7 @@ def _read(recipe: Recipe, assignment: str) -> tuple[Sequence[int], str, str]:
 
 
 def check_once(recipe: Recipe, assignments: Sequence[str]) -> None:
-    """Refuse two coefficients of one KL: `kl_coef`, and the `term1.coef` of its term.
+    """Refuse two values of one setting of the KL: `kl_coef`, and the `term1.coef` of its term.
 
     Args:
         recipe: Without these settings.
@@ -88,12 +88,21 @@ def check_once(recipe: Recipe, assignments: Sequence[str]) -> None:
             chosen, key, text = _read(recipe, assignment)
             if i in chosen:
                 given[key] = text
-        one, other = given.get("kl_coef"), given.get(f"term{number}.coef")
-        if one is not None and other is not None and float(one) != float(other):
-            raise UserError(
-                f"--set kl_coef={one} and term{number}.coef={other} are the same number of stage"
-                f" {i + 1} of {recipe.name}: leave one of them out."
-            )
+        for key, field in _OF_THE_TERM.items():
+            one, other = given.get(key), given.get(f"term{number}.{field}")
+            if one is not None and other is not None and _number(one) != _number(other):
+                raise UserError(
+                    f"--set {key}={one} and term{number}.{field}={other} are the same setting of"
+                    f" stage {i + 1} of {recipe.name}: leave one of them out."
+                )
+
+
+def _number(text: str) -> float | str:
+    """`10` and `10.0` are equal; what is no number stays text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def without_effect(recipes: Sequence[tuple[Recipe, Sequence[str]]]) -> dict[str, str]:

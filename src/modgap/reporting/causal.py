@@ -17,7 +17,7 @@ ASSUMES = (
     "The parts add up to the gap. Reading: what the true conditions in the place of those that the"
     " model writes down would change. Writing down first: what the request for that changes."
     " Integration: answers from the picture in spite of the words. Reasoning: answers that follow"
-    " the right words and are wrong more often than with the words in the prompt, too. What words"
+    " the right words and are wrong more often than with the words in the prompt. What words"
     " in the answer change by themselves is measured where the prompt has them, too, and is in none"
     " of the parts. The last two also rest on what a changed number in the words does:"
     " docs/reference/causal.md."

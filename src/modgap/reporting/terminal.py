@@ -270,7 +270,7 @@ def _gaps(
     first = "the first on its set" if several else next(iter(runs))
     change_head = (f"change from {first}",) if changes else ()
     return t.Table(
-        "Gap in points (95% interval); p: McNemar's on majorities",
-        ("run", "gap", *change_head, "p", "problems"),
+        "Gap in points (95% interval)",
+        ("run", "gap", *change_head, "p (McNemar)", "problems"),
         tuple(rows),
     )

@@ -283,8 +283,8 @@ def _prefilling(causal: CausalSummary) -> str:
     return (
         f"With the conditions in the prompt, asking for them and putting them into {where}, too,"
         f" changes accuracy by {signed(part.points)} points"
-        f" ({interval(part.ci_low, part.ci_high)}). Reading and reasoning are corrected for that"
-        f" (reading uncorrected: {signed(plain)})."
+        f" ({interval(part.ci_low, part.ci_high)}). Reading and what follows it are corrected for"
+        f" that (reading uncorrected: {signed(plain)})."
     )
 
 
@@ -292,13 +292,10 @@ def _why_one_part(causal: CausalSummary) -> str:
     """Why X / I of `analysis.causal` is not known, with both accuracies."""
     image, changed = (causal.accuracies[view] for view in (IMAGE, "corrupted-transcription"))
     low = f"image-only accuracy, {percent(image)}%, is not above {100 * LEAST_IMAGE:g}% for certain"
-    # The summary does not say which of the two it was: where both are possible, the fact is named.
-    if changed <= image or image <= LEAST_IMAGE:
+    if changed <= image:
         return low
-    return (
-        f"accuracy with a changed number in the words, {percent(changed)}%, is above image-only"
-        f" accuracy, {percent(image)}%"
-    )
+    above = f"that with a changed number in the words, {percent(changed)}%, is above it for certain"
+    return f"{low}, or {above}"
 
 
 def _too_few(causal: CausalSummary) -> str:
