@@ -130,8 +130,13 @@ def test_a_setting_that_nothing_uses_is_named_and_a_used_one_is_not(
 
 
 def test_two_coefficients_of_one_term_are_refused() -> None:
-    for settings in (["kl_coef=0.5", "term1.coef=0.2"], ["stage2.term1.coef=0.2", "kl_coef=0.5"]):
-        with pytest.raises(UserError, match=r"kl_coef=0\.5 and term1\.coef=0\.2 .* leave one"):
+    for settings in (
+        ["kl_coef=0.5", "term1.coef=0.2"],
+        ["stage2.term1.coef=0.2", "kl_coef=0.5"],
+        ["kl_clamp=none", "term1.clamp=5"],
+        ["term1.estimator=forward", "kl_estimator=k3"],
+    ):
+        with pytest.raises(UserError, match=r"kl_\S+ and term1\.\S+ are the same .* leave one"):
             resolve_recipe("kl", settings)
         with pytest.raises(UserError, match=r"stage 2 of kl"):
             resolve_recipes(["full-text", "kl"], settings)
