@@ -232,7 +232,7 @@ class Blind(ScriptedEngine):
             yield replace(made, finish_reason="error", error="no image") if broken else made
 
 
-def test_a_mended_diagram_is_accepted_where_nothing_was_answered(
+def test_a_corrected_diagram_is_accepted_where_nothing_was_answered(
     problems: list[Problem], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, asked = tmp_path / "run", {"samples": 1, "views": "full-text,image-only,text-only"}
@@ -241,11 +241,13 @@ def test_a_mended_diagram_is_accepted_where_nothing_was_answered(
     Image.new("RGB", (40, 40), "red").save(tmp_path / "img_2.png")
     summary = evaluate(problems, ScriptedEngine(right_from_text), out, **asked)
     assert summary.views["image-only"].error == 0 and summary.views["text-only"].n_samples == 6
-    assert "the data set was mended: nothing was answered yet" in (said := capsys.readouterr().err)
+    assert "the data set was corrected: nothing was answered yet" in (
+        said := capsys.readouterr().err
+    )
     assert "what changed: prob_2\n" in said
     assert RunFolder(out).manifest()["fingerprints"] == before
     evaluate(problems, ScriptedEngine(right_from_text), out, **asked)  # and again
-    assert "mended" not in capsys.readouterr().err
+    assert "corrected" not in capsys.readouterr().err
     # Now it is answered, and so are the words of all.
     Image.new("RGB", (40, 40), "blue").save(tmp_path / "img_2.png")
     with pytest.raises(UserError, match=r"has changed since .*answered already: prob_2\. Put the"):

@@ -144,7 +144,7 @@ def copied(study: Path, tmp_path: Path) -> Path:
 
 
 class Started:
-    """In the place of a process: it ends well at once, and does nothing."""
+    """Replaces a process: succeeds at once and does nothing."""
 
     out: ClassVar[list[str]] = []
 

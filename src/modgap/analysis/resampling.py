@@ -28,6 +28,7 @@ _NORMAL = NormalDist()
 # What the same numbers gave: a report asks for most of its intervals several times, because most
 # variants of a run change no verdict.
 _intervals: dict[tuple[bytes, int, int, float], tuple[float, float]] = {}
+_MOST_INTERVALS = 10_000
 
 
 def cluster_sums(rows_PK: Floats, clusters: Sequence[Hashable] | None) -> Floats:
@@ -63,6 +64,8 @@ def bootstrap_interval(
         return everything
     key = (sha256(rows_CK.tobytes()).digest(), resamples, seed, level)
     if key not in _intervals:
+        if len(_intervals) == _MOST_INTERVALS:
+            _intervals.clear()
         sums_RK = _resampled_sums(rows_CK, resamples, np.random.default_rng(seed))
         _intervals[key] = percentile_interval(sums_RK[:, 0] / sums_RK[:, 1], len(rows_CK), level)
     return _intervals[key]

@@ -98,7 +98,7 @@ def check_once(recipe: Recipe, assignments: Sequence[str]) -> None:
 
 
 def _number(text: str) -> float | str:
-    """`10` and `10.0` are equal; what is no number stays text."""
+    """A number, so that `10` and `10.0` are equal; other text unchanged."""
     try:
         return float(text)
     except ValueError:

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _LISTED = 400
-"""Most characters of a list of choices; of a longer one the likest are named."""
-_LIKEST = 8
+"""Most characters of a list of choices; of a longer one the closest names are listed."""
+_CLOSEST = 8
 
 
 class UserError(ValueError):
@@ -91,9 +91,9 @@ def unknown(
     listed = ", ".join(names)
     if len(listed) > _LISTED:  # the line would be cut in its middle
         own = {_plain(name): name for name in names}
-        likest = get_close_matches(_plain(value), own, n=_LIKEST, cutoff=0)
-        some = ", ".join(own[name] for name in likest)
-        listed = f"{some} and {len(names) - _LIKEST} others"
+        closest = get_close_matches(_plain(value), own, _CLOSEST, 0)
+        some = ", ".join(own[name] for name in closest)
+        listed = f"{some} and {len(names) - _CLOSEST} others"
     return UserError(
         f"unknown {kind} {value!r}: choose from {listed}.{hint}{' ' + remedy if remedy else ''}"
     )

@@ -3,7 +3,7 @@
 ```
 manifest.json    versions, git commit, arguments as given and as resolved, fingerprints
 problems.jsonl   one line per problem: what a grader or a report needs when the data set is gone
-fingerprints.json  for each problem digests of its words and of its diagrams: what a mended data set
+fingerprints.json  for each problem digests of its words and of its diagrams: what a corrected set
                  changed
 responses.jsonl  one line per sample, flushed as it is made
 grades.jsonl     one line per sample, of the last grading; other modes in grades.MODE.jsonl

@@ -132,7 +132,8 @@ def convert(
             wrong = "; ".join(fault.message for fault in report.errors if fault.line == first)
             raise UserError(
                 f"{source}: no row can be used (row 1: {wrong}). Its columns are"
-                f" {', '.join(there)}: name others with --column TARGET=COLUMN, or mend the rows."
+                f" {', '.join(there)}: name others with --column TARGET=COLUMN, or correct the"
+                " rows."
             )
         _move(made, out)
     report.path = out / FILE

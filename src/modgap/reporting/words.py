@@ -237,7 +237,7 @@ def reading_words(reading: ReadingSummary | None) -> list[str]:
             f". By the same rule it misread {solved.misread:,} of {counted(known, 'problem')} that"
             f" it solves in both views ({solved.values.misread:,} in their numbers)"
         )
-    return [f"{words}. This counts wrong transcriptions and is no share of the gap."]
+    return [f"{words}. This counts wrong transcriptions, not points of the gap."]
 
 
 def shown_parts(causal: CausalSummary) -> dict[str, CausalPart]:

@@ -59,7 +59,7 @@ def resumption(
             the others.
     """
     notes: list[str] = []
-    data = _as_mended(run, data, each, [get_view(name) for name in resolved["views"]], notes)
+    data = _as_corrected(run, data, each, [get_view(name) for name in resolved["views"]], notes)
     asked = {**resolved, **_as_begun(run, resolved, data, kept, notes)}
     more, grows = _extended(run, asked, data, each, notes)
     return Resumption(more, data, grows, tuple(notes))
@@ -138,14 +138,14 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
-def _as_mended(
+def _as_corrected(
     run: RunFolder,
     data: str,
     each: Mapping[str, list[str]],
     views: Sequence[View],
     notes: list[str],
 ) -> str:
-    """The fingerprint that a run was begun with, where the data set was only mended since.
+    """The fingerprint that a run was begun with, where the data set was only corrected since.
 
     That is so where no sample of a problem that changed was answered, and none of a view with an
     image where only its diagram did. A failed sample is no answer: it is made again.
@@ -179,7 +179,7 @@ def _as_mended(
         )
     if changed := words | diagrams:
         notes.append(
-            f"the data set was mended: nothing was answered yet of what changed: {some(changed)}"
+            f"the data set was corrected: nothing was answered yet of what changed: {some(changed)}"
         )
     return begun
 

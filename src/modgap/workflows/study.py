@@ -81,7 +81,7 @@ class Study:
         sets: The problems.
         marks: Fingerprints of the model and of the problems.
         given: The arguments as the user gave them.
-        complete: What is done already, by its folder in the study's: `kl`, `base/eval`.
+        complete: What is complete, by its folder in the study's: `kl`, `base/eval`.
     """
 
     spec: StudySpec
