@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,39 @@ def test_a_script_without_a_guard_ends_with_the_remedy(tmp_path: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and '`if __name__ == "__main__":`' in last and "workers=1" in last
     assert not list((tmp_path / "out").glob("*.json"))
+
+
+def test_a_command_in_a_script_without_a_guard_ends_with_the_remedy(tmp_path: Path) -> None:
+    asked = ["train", "no-text", "--benchmark", "synthetic", "--model", "tiny"]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from modgap.cli.main import main\n"
+        "from modgap.datasets.synthetic import benchmark\n"
+        "benchmark.TRAIN, benchmark.TEST = 300, 0\n"
+        "os.sched_getaffinity = lambda _: {0, 1}  # two workers on any machine\n"
+        f"print(main({[*asked, '--out', str(tmp_path / 'run')]}))\n"
+    )
+    # In a session of its own: workers that hang are ended with it.
+    child = subprocess.Popen(
+        [sys.executable, script],
+        env={**os.environ, "MODGAP_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        status, said = child.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    last = said.splitlines()[-1]
+    assert '`if __name__ == "__main__":`' in last and "workers=1" in last
+    assert status == "1\n", "a worker ends in the command, and does not go on with the script"
+    assert not list((tmp_path / "cache").glob("*/train.json"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_is_cut_short_leaves_no_data_set(tmp_path: Path) -> None:

@@ -177,15 +177,29 @@ def locked(path: Path, *, wait: bool = False) -> Generator[None]:
 
     Args:
         path: The lock file; made if absent, its content is left alone.
-        wait: Wait until no other process holds it.
+        wait: Wait until no other process holds it. A spawned process that is still importing its
+            parent's script ends instead: the parent may hold the lock and wait for this process.
 
     Raises:
         UserError: It is a link or not a regular file.
         BlockingIOError: Another process holds it.
     """
+    waits = wait and not _imports_script()
     with open_own(path, 0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            if wait:
+                os._exit(1)  # `main` would return from an exception, and the script go on
+            raise
         yield
+
+
+def _imports_script() -> bool:
+    """Whether this process was spawned and is still importing its parent's script."""
+    import multiprocessing  # late: few commands need it
+
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 # ---- where files may be --------------------------------------------------------------------------
