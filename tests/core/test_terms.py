@@ -129,6 +129,30 @@ def test_a_setting_that_nothing_uses_is_named_and_a_used_one_is_not(
     assert len(said) == bool(words) and all(line.endswith(words) for line in said)
 
 
+@pytest.mark.parametrize(
+    ("recipes", "settings", "winners"),
+    [
+        ("kl", "stage2.kl_coef=0.3 kl_coef=0.2", "kl_coef=0.2 holds"),
+        ("kl", "kl_coef=0.3 kl_coef=0.2", "kl_coef=0.2 holds"),
+        ("kl", "kl_coef=0.3 stage2.kl_coef=0.2", "stage2.kl_coef=0.2 holds"),
+        ("kl", "lr=1 stage2.lr=2 stage1.lr=3", "stage1.lr=3, stage2.lr=2 hold"),
+        ("kl", "term1.coef=1 stage2.term1.coef=2", "stage2.term1.coef=2 holds"),
+        ("kl", "verl.+a.b=1 verl.a.b=2", "verl.a.b=2 holds"),
+        ("full-text kl", "stage1.lr=1 lr=2", "lr=2 holds"),
+        ("kl", "lr=1 stage2.lr=2", ""),
+        ("kl", "stage2.lr=2e-6 lr=0.000002", ""),
+        ("full-text kl", "lr=1 stage1.lr=2", ""),
+    ],
+)
+def test_a_setting_that_later_ones_override_is_named_with_them(
+    recipes: str, settings: str, winners: str
+) -> None:
+    names, given = recipes.split(), settings.split()
+    said = idle_settings(names, given)
+    words = f"--set {given[0]} changes nothing: the later {winners}"
+    assert said == ([words] if winners else [])
+
+
 def test_two_coefficients_of_one_term_are_refused() -> None:
     for settings in (
         ["kl_coef=0.5", "term1.coef=0.2"],

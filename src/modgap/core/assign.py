@@ -106,27 +106,48 @@ def _number(text: str) -> float | str:
 
 
 def without_effect(recipes: Sequence[tuple[Recipe, Sequence[str]]]) -> dict[str, str]:
-    """What to say of settings that no stage which they are for uses, by the setting.
+    """What to say of settings that change nothing, by the setting.
+
+    No stage which they are for uses them, or a later setting has another value for each that does.
 
     Args:
         recipes: Each without its settings, and those that it gets.
     """
     used = set[str]()
     unused = dict[str, list[tuple[Recipe, Sequence[int], str]]]()
+    overridden = dict[str, list[str]]()
     for recipe, assignments in recipes:
         final = recipe
         before: list[tuple[str, Recipe]] = []
         for assignment in assignments:
             before.append((assignment, final))
             final = _applied(final, assignment)
-        for assignment, earlier in before:
-            chosen, key, _ = _read(recipe, assignment)
+        last = dict[tuple[int, str], str]()  # stage and key -> the last setting of it
+        for assignment, earlier in reversed(before):
+            chosen, key, text = _read(recipe, assignment)
             name = NAMES.get(key)
-            if name is None or any(_uses(final, earlier, i, name) for i in chosen):
-                used.add(assignment)
-            else:
+            places = [
+                (i, key.replace("+", ""))  # Hydra's signs of verl.+KEY
+                for i in chosen
+                if name is None or _uses(final, earlier, i, name)
+            ]
+            winners: list[str] = []
+            for place in places:
+                winner = last.setdefault(place, assignment)
+                if _number(winner.partition("=")[2].strip()) != _number(text):
+                    winners.append(winner)
+            if not places:
                 unused.setdefault(assignment, []).append((final, chosen, key))
-    return {given: _idle(given, places) for given, places in unused.items() if given not in used}
+            elif len(winners) == len(places):
+                overridden.setdefault(assignment, []).extend(winners)
+            else:
+                used.add(assignment)
+    said = {given: _idle(given, places) for given, places in unused.items()}
+    for given, winners in overridden.items():
+        names = list(dict.fromkeys(winners))
+        holds = "holds" if len(names) == 1 else "hold"
+        said[given] = f"--set {given} changes nothing: the later {', '.join(names)} {holds}"
+    return {given: words for given, words in said.items() if given not in used}
 
 
 def _uses(final: Recipe, before: Recipe, number: int, name: str) -> bool:
