@@ -100,9 +100,10 @@ def split(scores: Scores) -> CausalSummary | None:
     lowered = bootstrap_interval(
         rates_PK[:, 4] - rates_PK[:, 1], None, RESAMPLES, SEED, 0.95, (-1.0, 1.0)
     )
-    apart = image.ci_low >= LEAST_IMAGE and lowered[0] <= 0
-    return estimate(rates_PK, apart=apart).model_copy(
+    too_low = image.ci_low < LEAST_IMAGE
+    return estimate(rates_PK, apart=not too_low and lowered[0] <= 0).model_copy(
         update={
+            "image_too_low": too_low,
             "left_out": int(scores.paired_P.sum() - keep_P.sum()),
             "tokens": _cost(scores, keep_P),
             "in_user_turn": scores.in_user_turn,

@@ -287,6 +287,8 @@ class CausalSummary(Result):
         parts: `writing` and `reading`, then `integration` and `reasoning`, or `use`, their sum,
             where they cannot be told apart.
         use: What is lost although the right words stand in the answer: the sum of the last two.
+        image_too_low: Whether the image-only accuracy is too low to tell them apart; else `use` is
+            there since changed words raise it.
         follows: Share of the answers that follow the words before them; `None` where not known.
         follows_low: Lower end of its interval.
         follows_high: Upper end.
@@ -306,6 +308,7 @@ class CausalSummary(Result):
     parts: dict[str, CausalPart]
     use: CausalPart
     prefilling: CausalPart
+    image_too_low: bool = False
     follows: float | None = None
     follows_low: float | None = None
     follows_high: float | None = None

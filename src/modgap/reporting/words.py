@@ -289,13 +289,16 @@ def _prefilling(causal: CausalSummary) -> str:
 
 
 def _why_one_part(causal: CausalSummary) -> str:
-    """Why X / I of `analysis.causal` is not known, with both accuracies."""
-    image, changed = (causal.accuracies[view] for view in (IMAGE, "corrupted-transcription"))
-    low = f"image-only accuracy, {percent(image)}%, is not above {100 * LEAST_IMAGE:g}% for certain"
-    if changed <= image:
-        return low
-    above = f"that with a changed number in the words, {percent(changed)}%, is above it for certain"
-    return f"{low}, or {above}"
+    """Why X / I of `analysis.causal` is not known, with the accuracies."""
+    image, changed = (
+        f"{percent(causal.accuracies[view])}%" for view in (IMAGE, "corrupted-transcription")
+    )
+    if causal.image_too_low:
+        return f"image-only accuracy, {image}, is not above {100 * LEAST_IMAGE:g}% for certain"
+    return (
+        f"accuracy with a changed number in the words, {changed}, is above that from the image"
+        f" only, {image}, for certain"
+    )
 
 
 def _too_few(causal: CausalSummary) -> str:
