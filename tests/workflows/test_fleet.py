@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from modgap.core.record import RunFolder
 from modgap.datasets.synthetic import write_dataset
 from modgap.workflows import jobs
 from modgap.workflows import models as fleet
+from modgap.workflows.evaluate import evaluate
 from modgap.workflows.models import read_models, run_fleet, run_names
+from modgap.workflows.problems import read_problems
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +186,39 @@ def test_a_machine_whose_every_accelerator_fails_ends_with_all_named(
     machine.bad_devices = {"0", "1"}
     runs, failed = run_fleet(["a", "b", "c"], tmp_path, tmp_path / "out")
     assert not runs and list(failed) == ["a", "b", "c"]
+
+
+def test_a_process_is_started_only_for_a_model_whose_evaluation_is_not_complete(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine(monkeypatch, ["0"])
+    models, out = tmp_path / "models.txt", tmp_path / "out"
+    models.write_text("tiny\n")
+    options = EvalOptions(samples=1, max_tokens=4)
+    evaluate(
+        read_problems("synthetic", data, limit=2), "tiny", out / "tiny",
+        options=replace(options, device="cpu"),
+    )  # fmt: skip
+    asked = ["--data", str(data), "--benchmark", "synthetic", "--limit", "2", "--out", str(out)]
+    capsys.readouterr()
+    assert main(["eval", "--models", str(models), *asked, "--samples=1", "--max-tokens=4"]) == 0
+    said = capsys.readouterr()
+    assert not machine.seen and "tiny: done (1 of 1)" in said.err
+    assert "Gap in points" in said.out, "its numbers are printed as before"
+
+    def started(options: EvalOptions, limit: int = 2) -> list[str]:
+        machine.seen.clear()
+        both = ["tiny", "other"]
+        runs, failed = run_fleet(both, data, out, options, benchmark="synthetic", limit=limit)
+        assert list(runs) == both and not failed
+        return [model for model, _ in machine.seen]
+
+    assert started(options) == ["other"]
+    assert started(replace(options, samples=2)) == ["tiny", "other"], "it is extended"
+    assert started(options, limit=1) == ["tiny", "other"], "its own process refuses it"
+    run = RunFolder(out / "tiny")
+    run.write_grades(run.grades()[:-1], "strict")
+    assert started(options) == ["tiny", "other"], "as after an end before it was graded"
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "test.json"])

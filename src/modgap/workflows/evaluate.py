@@ -134,7 +134,9 @@ def evaluate(
 def is_complete(
     problems: Sequence[Problem], model: str | Path, out: Path, options: EvalOptions
 ) -> bool:
-    """Whether `evaluate` would find every answer there; nothing is written, no model is loaded.
+    """Whether `evaluate` would find every answer there, and all graded.
+
+    Nothing is written, no model is loaded.
 
     Raises:
         UserError: `evaluate` would refuse the folder: it holds another run.
@@ -152,7 +154,10 @@ def is_complete(
     views, seed = parse_views(found.resolved["views"]), found.resolved["seed"]
     prompts = expected_prompts(problems, views, plan.style, seed)
     done = run.answered({problem.id for problem in problems}, prompts)
-    return not make_requests(problems, views, found.resolved["samples"], plan.style, done, seed)
+    if make_requests(problems, views, found.resolved["samples"], plan.style, done, seed):
+        return False
+    # The grade of a sample that failed is of before it was made again.
+    return done <= {row.key for row in run.iter_grades() if row.stage != "engine"}
 
 
 def _planned(

@@ -19,6 +19,7 @@ run_fleet(models, Path("PGPS9K"), Path("runs/fleet"), EvalOptions(engine="vllm")
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -34,7 +35,9 @@ from modgap.core.progress import Progress, progress_bars, show
 from modgap.core.record import RunFolder
 from modgap.core.secrets import safe_arguments
 from modgap.core.text import counted
+from modgap.workflows.evaluate import is_complete
 from modgap.workflows.jobs import Scheduler, Step, accelerators_for, eval_arguments
+from modgap.workflows.problems import read_problems
 
 _LONGEST, _LONGEST_NAME = 1000, 80
 
@@ -196,7 +199,8 @@ def run_fleet(
     Args:
         models: As `modgap eval --model` takes them.
         data: The data set.
-        out: Gets a run folder and a log for each model; an interrupted fleet resumes there.
+        out: Gets a run folder and a log for each model; an interrupted fleet resumes there, and no
+            process is started for a run that is complete.
         options: How to evaluate, the same for all.
         names: The folder's name of each model; by default one made from the model.
         benchmark: Layout of the data set.
@@ -213,11 +217,31 @@ def run_fleet(
     plan = plan_fleet(models, data, out, options, benchmark=benchmark, limit=limit, names=names)
     report = None if progress is None else functools.partial(progress, "models")
     scheduler = Scheduler(plan.at_once, plan.devices, retry=True, progress=report)
+    complete = _complete(plan, data, options or EvalOptions(), benchmark, limit)
     for model, command in plan.commands.items():
-        scheduler.add(model, [Step(plan.each, functools.partial(list, command))], plan.log(model))
+        steps = [] if model in complete else [Step(plan.each, functools.partial(list, command))]
+        scheduler.add(model, steps, plan.log(model))
     out.mkdir(parents=True, exist_ok=True)
     failed = {job.name: job.error for job in scheduler.run()}
     return {model: run for model, run in plan.runs.items() if model not in failed}, failed
+
+
+def _complete(
+    plan: Fleet, data: Path, options: EvalOptions, benchmark: str, limit: int | None
+) -> set[str]:
+    """The models whose evaluation is complete; the problems are read if one has a run."""
+    begun = {model: run for model, run in plan.runs.items() if (run / "manifest.json").exists()}
+    if not begun:
+        return set()
+    outside = options.allow_outside
+    problems = read_problems(benchmark, data, limit=limit, allow_outside=outside)
+    complete: set[str] = set()
+    for model, run in begun.items():
+        # What is refused is said by the model's own process.
+        with contextlib.suppress(UserError):
+            if is_complete(problems, model, run, options):
+                complete.add(model)
+    return complete
 
 
 def evaluate_models(
