@@ -276,7 +276,8 @@ def test_models_of_a_list_become_runs_side_by_side(data: Path, tmp_path: Path) -
     *_, named, _, total = first.stderr.splitlines()
     assert named.startswith("modgap: no-such-model failed: no model 'no-such-model'")
     assert (
-        total == "modgap: 2 of 3 models failed; finished work is kept, give the same command again."
+        total == "modgap: 2 of 3 models failed; finished work is kept: give the command again once"
+        " the cause is gone."
     )
     responses = (out / "tiny" / "responses.jsonl").read_bytes()
     assert responses.count(b"\n") == 4
