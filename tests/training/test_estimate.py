@@ -46,7 +46,7 @@ from modgap.training.plan import (
     with_rows,
 )
 from modgap.training.rollout import Batch
-from modgap.training.shape import SHAPES, Shape
+from modgap.training.shape import GIB, SHAPES, Shape
 from modgap.training.terms import Terms
 from modgap.training.update import twins_together
 from modgap.workflows.train import dry_run_lines, resolve_recipe
@@ -269,6 +269,21 @@ def test_a_rollout_takes_as_many_batches_as_memory_makes_it() -> None:
     settings = {"prompts_per_step": 64, "samples_per_prompt": 5, "mini_batch": 64}
     few, many = (of(machine=machine, **settings).seconds["rollout"] for machine in (large, small))
     assert many > 2 * few
+
+
+@pytest.mark.parametrize(("prompts", "draws", "seconds"), [(64, 3, 173), (16, 2, 52), (16, 5, 117)])
+def test_long_rollouts_take_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, prompts: int, draws: int, seconds: float
+) -> None:
+    """README's LoRA step, and quarters of it, on an H200 of 79 GiB: docs/lab/speed.md."""
+    monkeypatch.setattr(plan, "_REFILLS", draws - 1)
+    expected = of(
+        lengths=replace(LENGTHS, prompt=356, response=1103, longest=2048, mixed=64 / 141),
+        machine=replace(MACHINE, memory=79 * GIB),
+        lora_rank=64, micro_batch=4, prompts_per_step=prompts, samples_per_prompt=5, mini_batch=8,
+        max_response_tokens=2048, dynamic_sampling=True, max_refills=10,
+    )  # fmt: skip
+    assert 0.8 < expected.seconds["rollout"] / seconds < 1.25
 
 
 def test_small_images_pass_the_tower_together() -> None:
