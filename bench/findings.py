@@ -61,6 +61,8 @@ MODGAP = [sys.executable, "-m", "modgap"]
 GRACE = 20.0  # seconds that a stopped command gets
 POLL = 3.0
 SAMPLES = 4
+PRETRAINING = "--mixture-steps 2500 --eval-every 250 --eval-problems 150"
+"""Options of the second testbed's pretraining that are not the defaults."""
 
 
 @dataclass(frozen=True)
@@ -455,7 +457,7 @@ def pretrain(job: Job, seed: int) -> None:
         "--problems 60 --glyph-steps 2 --mixture-steps 2 --warmup 1 --batch 4 --eval-every 2"
         " --eval-problems 1 --final-problems 1"
     )
-    sizes = small.split() if job.small else ["--eval-every", "125"]
+    sizes = (small if job.small else PRETRAINING).split()
     asked = ["--family", SECOND, "--arch", "qwen3-vl", "--seed", str(seed)]
     minutes = ["--minutes", f"{max(0.1, (job.left - 8 * GRACE) / 60):.2f}"]
     workers = ["--workers", str(1 if job.small else os.cpu_count() or 2)]

@@ -8,6 +8,7 @@ import io
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -17,11 +18,19 @@ from transformers import AutoModelForImageTextToText
 
 from modgap.core.errors import UserError
 from modgap.core.prompt import Prompt
+from modgap.datasets.synthetic.chart_scene import KINDS, new_chart
 from modgap.models.folder import BUNDLED, model_notes
 from modgap.models.load import load_policy, resolve
 from modgap.models.policy import Policy
 from modgap.testbed import __main__ as command
-from modgap.testbed.build import SIZES, SPECIAL_TOKENS, Size, deep_config, tiny_config
+from modgap.testbed.build import (
+    SIZES,
+    SPECIAL_TOKENS,
+    Size,
+    deep_config,
+    tiny_config,
+    train_tokenizer,
+)
 from modgap.testbed.data import (
     CHARACTERS,
     MIXTURE,
@@ -226,6 +235,17 @@ def test_all_phases_make_a_model_with_its_card(plan: Plan, tmp_path: Path) -> No
     assert isinstance(policy, Policy)
     kinds = {"qwen2.5-vl": "qwen2_5_vl", "qwen3-vl": "qwen3_vl"}
     assert policy.model.config.model_type == kinds[plan.arch]
+
+
+def test_a_number_stands_beside_its_name_in_tokens() -> None:
+    """Else a small model does not learn to look it up; of a table the column is the name."""
+    rng = Random(0)
+    clauses = [clause for n in range(400) for clause in new_chart(rng, KINDS[n % 4]).clauses()]
+    tokenizer = train_tokenizer(clauses, SIZES["qwen3-vl"].vocabulary)
+    for clause in clauses:
+        words, number = clause.split(" = ")
+        name = tokenizer.tokenize(f"{words.split()[-1]} = ")
+        assert len(name) == 1 and tokenizer.tokenize(clause)[-1 - len(number) :] == [*name, *number]
 
 
 @pytest.mark.parametrize("arch", SIZES)
