@@ -61,7 +61,7 @@ MODGAP = [sys.executable, "-m", "modgap"]
 GRACE = 20.0  # seconds that a stopped command gets
 POLL = 3.0
 SAMPLES = 4
-PRETRAINING = "--mixture-steps 2500 --eval-every 250 --eval-problems 150"
+PRETRAINING = "--mixture-steps 2500 --eval-every 125 --eval-problems 100"
 """Options of the second testbed's pretraining that are not the defaults."""
 
 
