@@ -27,7 +27,7 @@ from modgap.datasets.synthetic.draw import extent, font
 
 @cache
 def problems(kind: str) -> list[SyntheticProblem]:
-    return [make_problem(7, index, types=[kind]) for index in range(30)]
+    return [make_problem(7, index, types=[kind]) for index in range(60)]
 
 
 def every() -> list[SyntheticProblem]:
@@ -51,14 +51,14 @@ def read_picture(problem: SyntheticProblem) -> list[str]:
         if of["column"]:
             for column in of["column"]:
                 value = nearest(of["value"], (middle(column)[0], middle(name)[1]))
-                found.append(f"{name.text} in {column.text} = {value.text}")
+                found.append(f"{name.text} in {column.text} {value.text}")
             continue
         end = problem.pixels[name.text]
         if of["tick"]:
             value = min(of["tick"], key=lambda tick: abs(middle(tick)[1] - end[1]))
         else:
             value = nearest(of["value"], end)
-        found.append(f"{name.text} = {value.text}")
+        found.append(f"{name.text} {value.text}")
     return found
 
 
@@ -70,7 +70,7 @@ def test_the_numbers_of_the_picture_are_those_of_the_text() -> None:
 def test_bars_end_where_their_values_say() -> None:
     """Lengths are in proportion to values: a pixel for rounding."""
     for problem in [*problems("bars"), *problems("axis"), *problems("rows")]:
-        values = [int(str(c).split(" = ")[1]) for c in problem.record["parsing_sem_seqs"]]  # type: ignore[union-attr]
+        values = [int(str(c).split()[-1]) for c in problem.record["parsing_sem_seqs"]]  # type: ignore[union-attr]
         lying = problem.record["type"] == "rows"
         ends = [at[0] if lying else -at[1] for at in problem.pixels.values()]
         slope = (max(ends) - min(ends)) / (max(values) - min(values))
@@ -95,7 +95,7 @@ def test_every_text_stands_alone_and_as_the_font_draws_it() -> None:
 
 
 def value(name: str, problem: SyntheticProblem) -> int:
-    found = dict(str(c).split(" = ") for c in problem.record["parsing_sem_seqs"])  # type: ignore[union-attr]
+    found = dict(str(c).rsplit(" ", 1) for c in problem.record["parsing_sem_seqs"])  # type: ignore[union-attr]
     return int(found[name])
 
 
@@ -103,7 +103,7 @@ def test_each_question_has_one_answer_that_its_steps_reach() -> None:
     """The names asked for are there, numbers are distinct, and each step is right."""
     for problem in every():
         clauses = [str(c) for c in problem.record["parsing_sem_seqs"]]  # type: ignore[union-attr]
-        numbers = [int(c.split(" = ")[1]) for c in clauses]
+        numbers = [int(c.split()[-1]) for c in clauses]
         assert len(set(numbers)) == len(numbers)
         steps = problem.solution.split(". ", 1)[1].split(".</think>")[0].split(", ")
         for step in steps:
@@ -111,7 +111,7 @@ def test_each_question_has_one_answer_that_its_steps_reach() -> None:
                 assert int(word[2]) in numbers
                 continue
             if step in clauses:
-                assert step.split(" = ")[0] in str(problem.record["text"])
+                assert step.rsplit(" ", 1)[0] in str(problem.record["text"])
                 continue
             left, right = step.split(" = ")
             assert re.fullmatch(r"[\d. +/-]+", left)
@@ -126,7 +126,7 @@ def test_simple_questions_are_answered_by_the_numbers_they_name() -> None:
     for problem in every():
         if problem.template not in signs:
             continue
-        names = [str(c).split(" = ")[0] for c in problem.record["parsing_sem_seqs"]]  # type: ignore[union-attr]
+        names = [str(c).rsplit(" ", 1)[0] for c in problem.record["parsing_sem_seqs"]]  # type: ignore[union-attr]
         asked = [n for n in names if re.search(rf"\b{n}\b", str(problem.record["text"]))]
         a, b = (value(name, problem) for name in asked)
         possible = {"+": (a + b,), "-": (abs(a - b),), "/": (a / b, b / a)}
@@ -158,7 +158,7 @@ def test_no_answer_is_worth_guessing() -> None:
 
 def test_numbers_of_a_test_problem_are_in_no_train_problem() -> None:
     def key(problem: SyntheticProblem) -> tuple[object, ...]:
-        numbers = sorted(str(c).split(" = ")[1] for c in problem.record["parsing_sem_seqs"])  # type: ignore[union-attr]
+        numbers = sorted(str(c).split()[-1] for c in problem.record["parsing_sem_seqs"])  # type: ignore[union-attr]
         return problem.template, tuple(numbers), problem.record["answer"]
 
     # Few distinct numbers: an axis with questions of one step.

@@ -1,9 +1,9 @@
 r"""Conditions with one number changed: what the view `corrupted-transcription` writes down.
 
 The changed number is one that a reader of the image needs: it stands in a condition with a value
-(`AB = 7`, `m \angle 1 = 2x+4`) and the question does not state it. Numbers that name something
-(`\angle 1`) and exponents stay. The new value is 10% to 90% off, so that no tolerance of a grader
-hides it, and it is no other number of the conditions.
+(`AB = 7`, `m \angle 1 = 2x+4`, `Kim 24`) and the question does not state it. Numbers that name
+something (`\angle 1`) and exponents stay. The new value is 10% to 90% off, so that no tolerance of
+a grader hides it, and it is no other number of the conditions.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _NUMBER = re.compile(r"(?<![A-Za-z\\0-9.^])\d+(?:\.\d+)?")
 _NO_VALUE = re.compile(
     r"\\?(?:angle|triangle|line|odot|widehat)s? *\{? *\d+(?: *\})?|\^ *(?:\{[^{}]*\}|\d+)|\[\d+\]"
 )
+_LAST_NUMBER = re.compile(r"\s\d+(?:\.\d+)?$")
 _FACTORS = tuple(Decimal(percent) / 100 for percent in (*range(50, 86, 5), *range(115, 191, 5)))
 
 
@@ -73,9 +74,9 @@ def _places(conditions: Sequence[str], question: str) -> list[tuple[int, int, in
     stated = {Decimal(number) for number in _NUMBER.findall(question)}
     places: list[tuple[int, int, int]] = []
     for clause, words in enumerate(conditions):
-        if "=" not in words:
-            continue
         plain = _NO_VALUE.sub(lambda name: " " * len(name[0]), words)
+        if "=" not in plain and not _LAST_NUMBER.search(plain):
+            continue
         for number in _NUMBER.finditer(plain):
             if Decimal(number[0]) not in stated and Decimal(number[0]) != 0:
                 places.append((clause, *number.span()))

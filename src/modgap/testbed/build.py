@@ -28,11 +28,9 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# A name of three letters or more with the ` = ` after it: a number then stands right beside its name.
-# With a token between the two, a small model copied conditions and never learned to look one up.
 # Words and LaTeX commands with the space after them (labels and numbers then need no space token),
 # single capitals and digits, runs of punctuation with the spaces around them.
-_PRE_TOKENS = r"(?:[A-Z][a-z]{2,}|[a-z]{3,}) = |\\?[a-z]+ ?|[A-Z]|[0-9]| ?[^\sA-Za-z0-9\\]+ ?|\s|\\"
+_PRE_TOKENS = r"\\?[a-z]+ ?|[A-Z]|[0-9]| ?[^\sA-Za-z0-9\\]+ ?|\s|\\"
 
 CHAT_TEMPLATE = """\
 {%- set ns = namespace(images=0, videos=0) -%}
@@ -104,7 +102,7 @@ class Size:
 
 SIZES = {
     "qwen2.5-vl": Size(),
-    "qwen3-vl": Size(vocabulary=704, text_layers=6, vision_layers=6, vision_mlp=768, kv_heads=2),
+    "qwen3-vl": Size(text_layers=6, vision_layers=6, vision_mlp=768, kv_heads=2),
 }
 """Architecture -> its sizes."""
 

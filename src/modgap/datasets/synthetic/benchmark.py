@@ -6,7 +6,7 @@ The problems are made on this machine when they are first needed, and kept in th
 Their text does not depend on the machine; their pixels may differ in rounding between versions of
 Pillow, so a run records the fingerprint of the images it showed. A change of the generator that
 changes a problem needs a new `VERSION`, and results are reported with it:
-`synthetic v1`, `charts v1`.
+`synthetic v1`, `charts v2`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from modgap.datasets.synthetic.families import FAMILIES
 from modgap.datasets.synthetic.write import write_dataset
 
 TRAIN, TEST = 8000, 1000
-"""The sizes of version 1.
+"""The sizes of a benchmark.
 
 The testbed models were pretrained on other seeds and have seen none of them.
 """
 
 
 def charts_folder(progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of `charts v1`, see `benchmark_folder`."""
+    """The folder of `charts v2`, see `benchmark_folder`."""
     return benchmark_folder(progress, "charts")
 
 

@@ -61,8 +61,12 @@ class Chart:
         return {f"{row} in {col}" if col else row: n for (row, col), n in self.values.items()}
 
     def clauses(self) -> list[str]:
-        """The conditions, in reading order: `Kim = 24`, `Kim in May = 24`."""
-        return [f"{name} = {value}" for name, value in self.items.items()]
+        """The conditions, in reading order: `Kim 24`, `Kim in May 24`.
+
+        A number follows its name at once: with ` = ` between them, a small model copied the
+        conditions and never learned to find the number of a name.
+        """
+        return [f"{name} {value}" for name, value in self.items.items()]
 
     def ask(self, rng: Random, *wordings: str, answer: int | Fraction, program: str) -> None:
         """Ask in one of these wordings."""
@@ -122,7 +126,7 @@ def _some(chart: Chart, rng: Random, count: int) -> tuple[list[str], list[int]]:
     items.
     """
     names = rng.sample(list(chart.items), count)
-    chart.steps = [f"{name} = {chart.items[name]}" for name in names]
+    chart.steps = [f"{name} {chart.items[name]}" for name in names]
     return names, [chart.items[name] for name in names]
 
 

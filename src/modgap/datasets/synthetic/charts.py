@@ -1,7 +1,7 @@
 """`make_problem` of the family `charts`: bar charts and tables, with questions about their numbers.
 
 The same interface as plane geometry's (`generate.make_problem`): the full-text view has every
-number as a clause (`Kim = 24`), the image-only view the question alone, and no question has a
+number as a clause (`Kim 24`), the image-only view the question alone, and no question has a
 number. Answers are differences, sums, means and ratios of numbers drawn at random, so that a
 question alone does not tell them.
 """
@@ -23,7 +23,7 @@ from modgap.datasets.synthetic.generate import (
 from modgap.datasets.synthetic.numbers import decimal
 from modgap.datasets.synthetic.registry import Redraw
 
-VERSION = 1
+VERSION = 2
 """In the seed of every stream; raise it when a change of the generator changes problems."""
 
 
