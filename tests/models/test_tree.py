@@ -5,12 +5,14 @@ share.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import flash_on_cpu
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modgap.core.prompt import Prompt
 from modgap.models import layers
@@ -96,6 +98,31 @@ def test_scores_and_gradients_equal_transformers_plain_forward(
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
         assert_same(gradients(policy, got), theirs)
+
+
+class Summed(TorchDispatchMode):
+    """Counts the sums over repeated indices that a CPU's threads make in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_any_order = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> torch.Tensor:
+        if func is torch.ops.aten.index_put.default and len(args) > 3 and args[3]:  # accumulates
+            (at,) = args[1]
+            self.in_any_order += len(at.unique()) < at.numel()
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_gradient_depends_on_the_order_of_threads(policy: Policy, rows: Rows) -> None:
+    x = torch.zeros(2, requires_grad=True)
+    with Summed() as seen:
+        x[torch.tensor([0, 0])].sum().backward()
+        assert seen.in_any_order == 1, "this torch calls the sum by another name"
+        gradients(policy, scored(policy, rows))
+    assert seen.in_any_order == 1
 
 
 def test_what_prompts_begin_with_is_in_the_tree_once(policy: Policy, rows: Rows) -> None:

@@ -81,7 +81,9 @@ def hidden_of(
         embeds = embeds.index_copy(0, at, image)
     positions = moved(tree.positions, device)
     hidden = run(decoder, embeds, positions, tree.spans, call, deep, at)
-    return hidden[moved(torch.cat(tree.scored), device)]
+    # Rows of a prompt all take its last token. The gradient of `hidden[...]` would add to it from
+    # several threads of a CPU, in an order that differs from run to run; that of a lookup does not.
+    return F.embedding(moved(torch.cat(tree.scored), device), hidden)
 
 
 @dataclass(frozen=True, slots=True)
