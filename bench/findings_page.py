@@ -87,12 +87,16 @@ def write_page(cells: Path, out: Path) -> None:
         else:
             file = cells / f"part{name}.json"
             runs = read_cells(file) if file.exists() else []
-            if runs and (few := _unfinished(name, cells)):
+            few = _unfinished(name, cells) if runs else ""
+            if few:
                 parts.append(f"## {name}. {QUESTIONS[name][0]}\n\n{few}\n")
+            else:
+                of = made[name, FIRST] if runs else None
+                parts.append(_question(name, results[name], of, out))
+            if (cells / "withdrawn" / f"part{name}.json").exists():
+                parts.append("Earlier runs are withdrawn ([why](plan.md#changes)).\n")
+            if few:
                 continue
-            parts.append(_question(name, results[name], made[name, FIRST] if runs else None, out))
-            if not runs and (cells / "withdrawn" / f"part{name}.json").exists():
-                parts.append("Its earlier runs are withdrawn ([why](plan.md#changes)).\n")
         details.append(_details(name, cells))
     if any(details):
         parts += ["## All numbers\n", _OF_REPORTS, *filter(None, details), f"{READING}\n"]

@@ -57,7 +57,8 @@ def test_exactly_one_needed_number_is_another_one(
 @pytest.mark.parametrize(
     "clause",
     ["m \\angle 1 = x", "m \\angle 12 = m \\angle 3", "x^{2} = y", "l \\parallel line 2",
-     "\\angle 1 and \\angle 2", "A1", "2 lines meet"],
+     "\\angle 1 and \\angle 2", "A1", "2 lines meet", "\\angle 1 and 2", "point 7", "circle 2",
+     "line k is parallel to 2", "Kim in 2024 24"],
 )  # fmt: skip
 def test_names_and_exponents_are_no_numbers_to_change(clause: str) -> None:
     assert corrupted([clause], "Find x.", "p", 0) is None

@@ -240,11 +240,12 @@ def test_all_phases_make_a_model_with_its_card(plan: Plan, tmp_path: Path) -> No
 def test_a_number_stands_beside_its_name_in_tokens() -> None:
     """Else a small model does not learn to look it up."""
     rng = Random(0)
-    clauses = [clause for n in range(200) for clause in new_chart(rng, KINDS[n % 4]).clauses()]
+    charts = [new_chart(rng, KINDS[n % 4]) for n in range(200)]
+    clauses = [clause for chart in charts for clause in chart.clauses()]
     tokenizer = train_tokenizer(clauses, SIZES["qwen3-vl"].vocabulary)
-    for clause in clauses:
-        name, number = clause.rsplit(" ", 1)
-        assert tokenizer.tokenize(clause) == [*tokenizer.tokenize(f"{name} "), *number]
+    named = [item for chart in charts for item in chart.items.items()]
+    for clause, (name, number) in zip(clauses, named, strict=True):
+        assert tokenizer.tokenize(clause) == [*tokenizer.tokenize(f"{name} "), *str(number)]
 
 
 @pytest.mark.parametrize("arch", SIZES)

@@ -275,7 +275,9 @@ def test_a_rollout_takes_as_many_batches_as_memory_makes_it() -> None:
 def test_long_rollouts_take_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, prompts: int, draws: int, seconds: float
 ) -> None:
-    """README's LoRA step, and quarters of it, on an H200 of 79 GiB: docs/lab/speed.md."""
+    """README's LoRA step, and quarters of it, on an H200 of 79 GiB, to which `_READING` was fitted:
+    docs/lab/speed.md.
+    """
     monkeypatch.setattr(plan, "_REFILLS", draws - 1)
     expected = of(
         lengths=replace(LENGTHS, prompt=356, response=1103, longest=2048, mixed=64 / 141),
@@ -283,7 +285,7 @@ def test_long_rollouts_take_what_was_measured(
         lora_rank=64, micro_batch=4, prompts_per_step=prompts, samples_per_prompt=5, mini_batch=8,
         max_response_tokens=2048, dynamic_sampling=True, max_refills=10,
     )  # fmt: skip
-    assert 0.8 < expected.seconds["rollout"] / seconds < 1.25
+    assert 0.85 < expected.seconds["rollout"] / seconds < 1.15
 
 
 def test_small_images_pass_the_tower_together() -> None:

@@ -134,7 +134,7 @@ def without_effect(recipes: Sequence[tuple[Recipe, Sequence[str]]]) -> dict[str,
             winners: list[str] = []
             for place in places:
                 winner = last.setdefault(place, assignment)
-                if _number(winner.partition("=")[2].strip()) != _number(text):
+                if _number(winner.partition("=")[2].strip().lower()) != _number(text.lower()):
                     winners.append(winner)
             if not places:
                 unused.setdefault(assignment, []).append((final, chosen, key))

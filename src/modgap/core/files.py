@@ -189,7 +189,7 @@ def locked(path: Path, *, wait: bool = False) -> Generator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
-            if wait:
+            if wait and not waits:
                 os._exit(1)  # `main` would return from an exception, and the script go on
             raise
         yield

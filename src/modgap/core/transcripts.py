@@ -26,9 +26,11 @@ WHOSE: dict[str, Transcription] = {
 _NUMBER = re.compile(r"(?<![A-Za-z\\0-9.^])\d+(?:\.\d+)?")
 # What looks like a number to change and is none: names by number, exponents, the index of a root.
 _NO_VALUE = re.compile(
-    r"\\?(?:angle|triangle|line|odot|widehat)s? *\{? *\d+(?: *\})?|\^ *(?:\{[^{}]*\}|\d+)|\[\d+\]"
+    r"\\?(?:angle|triangle|line|odot|widehat|point|circle|ray|side|segment|arc|chord|sector|figure)s?"
+    r" *\{? *\d+(?: *\})?|\^ *(?:\{[^{}]*\}|\d+)|\[\d+\]"
 )
-_LAST_NUMBER = re.compile(r"\s\d+(?:\.\d+)?$")
+# `Kim 24`, `Kim in May 24`
+_NAMED_NUMBER = re.compile(r"[^\W\d_]+(?: in [^\W\d_]+)? \d+(?:\.\d+)?")
 _FACTORS = tuple(Decimal(percent) / 100 for percent in (*range(50, 86, 5), *range(115, 191, 5)))
 
 
@@ -75,7 +77,7 @@ def _places(conditions: Sequence[str], question: str) -> list[tuple[int, int, in
     places: list[tuple[int, int, int]] = []
     for clause, words in enumerate(conditions):
         plain = _NO_VALUE.sub(lambda name: " " * len(name[0]), words)
-        if "=" not in plain and not _LAST_NUMBER.search(plain):
+        if "=" not in plain and not _NAMED_NUMBER.fullmatch(plain):
             continue
         for number in _NUMBER.finditer(plain):
             if Decimal(number[0]) not in stated and Decimal(number[0]) != 0:

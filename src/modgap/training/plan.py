@@ -62,9 +62,9 @@ _GPUS = {
 _ADAPTED = 2.1
 """Times as long a layer takes on a GPU with an adapter beside each product, to train and to sample
 (3B shape, rank 64, on an H200)."""
-_READING = 1 / 3
-"""The share of a memory's bandwidth at which sampling reads keys and values (3B shape, draws of 5
-to 700 responses of 2,048 tokens, on an H200)."""
+_READING = 1 / 2
+"""The share of a memory's bandwidth at which sampling reads keys and values, fitted to three
+rollouts with responses of up to 2,048 tokens (3B shape, LoRA, on an H200)."""
 _REFILLS = 0.25
 """Further draws of a step in the mean where two fifths of the groups or more are mixed, see
 `rollout.draw_size`."""
@@ -357,9 +357,10 @@ def cost(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Cost
     decode = (flops["rollout"] - prefill) / machine.flops / machine.decode_reach
     read = calls * shape.language * machine.bytes / machine.bandwidth
     layer = machine.replayed_seconds or machine.layer_seconds
-    # With graphs, a step reads all that the batch has room for, which doubles: 2/3 in the mean.
-    looked_at = lengths.longest * (2 / 3 * lengths.longest + lengths.prompt / n)
-    read += rows * looked_at * kept_of_token(shape, machine) / machine.bandwidth / _READING
+    if machine.replayed_seconds:
+        # A step reads all that its batch has room for, which doubles: 2/3 of it in the mean.
+        seen = lengths.longest * (2 / 3 * lengths.longest + lengths.prompt / n)
+        read += rows * seen * kept_of_token(shape, machine) / machine.bandwidth / _READING
     of_layers = shape.layers * slower * layer
     overhead = calls * (of_layers + machine.token_seconds * shape.vocab / VOCABULARY)
     launches = rolled * (shape.layers + shape.vision_layers) * machine.pass_seconds / 3

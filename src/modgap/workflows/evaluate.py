@@ -134,7 +134,7 @@ def evaluate(
 def is_complete(
     problems: Sequence[Problem], model: str | Path, out: Path, options: EvalOptions
 ) -> bool:
-    """Whether `evaluate` would find every answer there, and all graded.
+    """Whether `evaluate` would find every answer there, graded and summarised.
 
     Nothing is written, no model is loaded.
 
@@ -155,6 +155,8 @@ def is_complete(
     prompts = expected_prompts(problems, views, plan.style, seed)
     done = run.answered({problem.id for problem in problems}, prompts)
     if make_requests(problems, views, found.resolved["samples"], plan.style, done, seed):
+        return False
+    if not (run.path / "summary.json").exists():
         return False
     # The grade of a sample that failed is of before it was made again.
     return done <= {row.key for row in run.iter_grades() if row.stage != "engine"}

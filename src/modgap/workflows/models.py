@@ -238,7 +238,7 @@ def _complete(
     complete: set[str] = set()
     for model, run in begun.items():
         # What is refused is said by the model's own process.
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(Exception):
             if is_complete(problems, model, run, options):
                 complete.add(model)
     return complete

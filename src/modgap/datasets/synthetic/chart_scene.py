@@ -63,8 +63,8 @@ class Chart:
     def clauses(self) -> list[str]:
         """The conditions, in reading order: `Kim 24`, `Kim in May 24`.
 
-        A number follows its name at once: with ` = ` between them, a small model copied the
-        conditions and never learned to find the number of a name.
+        A number follows its name at once: with ` = ` between them, small models copied the
+        conditions and did not learn to find the number of a name (docs/lab/testbed.md).
         """
         return [f"{name} {value}" for name, value in self.items.items()]
 
