@@ -246,7 +246,7 @@ def spread(
         raise UserError(
             f"one of {workers} worker processes ended before its work was done. In a script of your"
             ' own, put what it does under `if __name__ == "__main__":`, for each process imports'
-            " the script; or give workers=1. If memory ran out, give fewer workers."
+            " the script; or (in Python) give workers=1. If memory ran out, give fewer workers."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

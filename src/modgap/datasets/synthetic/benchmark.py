@@ -56,7 +56,7 @@ def benchmark_folder(
         with locked(cache / f".{folder.name}.lock", wait=True):
             if not (folder / "train.json").exists():  # written last
                 write_dataset(folder, TRAIN, TEST, made.seed, progress=progress, family=family)
-    except (OSError, UserError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot draw the benchmark {made.benchmark} into {cache} ({error}): MODGAP_CACHE"
             " chooses another place."
