@@ -640,7 +640,8 @@ def trained_parameters(stage: Stage, shape: Shape) -> int:
 
 def duration(seconds: float) -> str:
     """Minutes, or hours from two hours on."""
-    return f"{short(seconds / 60)} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.0f} h"
+    hours = seconds / 3600
+    return f"{short(seconds / 60)} min" if hours < 2 else f"{short(hours)} h"
 
 
 def costs(stage: Stage, shape: Shape, lengths: Lengths, machine: Machine) -> Costs:
