@@ -95,9 +95,8 @@ def write_page(cells: Path, out: Path) -> None:
                 parts.append(_question(name, results[name], of, out))
             if (cells / "withdrawn" / f"part{name}.json").exists():
                 parts.append("Earlier runs are withdrawn ([why](plan.md#changes)).\n")
-            if few:
-                continue
-        details.append(_details(name, cells))
+        if not few:
+            details.append(_details(name, cells))
     if any(details):
         parts += ["## All numbers\n", _OF_REPORTS, *filter(None, details), f"{READING}\n"]
     page = "\n".join(parts)

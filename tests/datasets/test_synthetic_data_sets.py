@@ -83,7 +83,7 @@ def test_a_command_in_a_script_without_a_guard_ends_with_the_remedy(tmp_path: Pa
         child.wait()
     last = said.splitlines()[-1]
     assert '`if __name__ == "__main__":`' in last and "workers=1" in last
-    assert status == "1\n", "a worker ends in the command, and does not go on with the script"
+    assert status == "1\n", "a worker ran the rest of the script"
     assert not list((tmp_path / "cache").glob("*/train.json"))
     assert not (tmp_path / "run").exists()
 

@@ -190,7 +190,7 @@ def locked(path: Path, *, wait: bool = False) -> Generator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
             if wait and not waits:
-                os._exit(1)  # `main` would return from an exception, and the script go on
+                os._exit(1)  # an exception ends in `main`, and the script would continue
             raise
         yield
 

@@ -3,7 +3,7 @@ r"""Conditions with one number changed: what the view `corrupted-transcription` 
 The changed number is one that a reader of the image needs: it stands in a condition with a value
 (`AB = 7`, `m \angle 1 = 2x+4`, `Kim 24`) and the question does not state it. Numbers that name
 something (`\angle 1`) and exponents stay. The new value is 10% to 90% off, so that no tolerance of
-a grader hides it, and it is no other number of the conditions.
+a grader accepts it, and differs from every number in the conditions.
 """
 
 from __future__ import annotations
